@@ -1,0 +1,17 @@
+"""SimpleCNN, FGSM and adversarial batch generators for Keras 3 on TensorFlow.
+
+Importing this package loads nothing heavy; its modules load TensorFlow and Keras.
+"""
+
+import os
+import sys
+
+# Keras reads this variable when it is imported, before its own keras.json.
+_backend = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+if "keras" in sys.modules:
+    _backend = sys.modules["keras"].backend.backend()
+if _backend != "tensorflow":
+    raise ImportError(
+        "pyimagesearch needs Keras on its TensorFlow backend, but the backend is "
+        f"{_backend!r}: set KERAS_BACKEND=tensorflow before Keras is imported"
+    )

@@ -1,0 +1,83 @@
+"""Train a CNN, attack it with FGSM, and fine-tune it on those adversarial images.
+
+The run of "Defending against adversarial image attacks with Keras and TensorFlow".
+"""
+
+from pyimagesearch import experiment
+
+
+def main():
+    """Tell the tutorial's story from start to finish."""
+    options = experiment.parse_options(__doc__)
+    experiment.import_tensorflow()
+    import keras
+
+    from pyimagesearch.fgsm import generate_image_adversary
+    from pyimagesearch.simplecnn import SimpleCNN
+    from pyimagesearch.training import EpochSeed, shuffled
+
+    keras.utils.set_random_seed(options.seed)
+
+    print("[INFO] loading MNIST dataset...")
+    data = experiment.load_data(options)
+    train_labels = keras.utils.to_categorical(data.train_labels, data.classes)
+    test_labels = keras.utils.to_categorical(data.test_labels, data.classes)
+    height, width, depth = data.test_images.shape[1:]
+
+    print("[INFO] compiling model...")
+    model = SimpleCNN.build(width, height, depth, data.classes)
+    model.compile(
+        optimizer=keras.optimizers.Adam(1e-3),
+        loss="categorical_crossentropy",
+        metrics=["accuracy"],
+        steps_per_execution=experiment.STEPS_PER_EXECUTION,
+    )
+
+    print("[INFO] training network...")
+    batches, order = shuffled(data.train_images, train_labels, options.batch_size)
+    model.fit(
+        batches,
+        validation_data=(data.test_images, test_labels),
+        validation_batch_size=experiment.EVALUATION_BATCH_SIZE,
+        epochs=options.epochs,
+        callbacks=[EpochSeed((options.seed, 0), order)],
+        shuffle=False,
+        verbose=options.verbose,
+    )
+    print("[INFO] normal testing images:")
+    experiment.report(model, data.test_images, test_labels)
+
+    print("[INFO] generating adversarial examples with FGSM...\n")
+    adversaries = generate_image_adversary(
+        model, data.test_images, test_labels, eps=options.eps
+    )
+    print("[INFO] adversarial testing images:")
+    experiment.report(model, adversaries, test_labels)
+
+    print("[INFO] re-compiling model...")
+    model.compile(
+        optimizer=keras.optimizers.Adam(1e-4),
+        loss="categorical_crossentropy",
+        metrics=["accuracy"],
+        steps_per_execution=experiment.STEPS_PER_EXECUTION,
+    )
+
+    print("[INFO] fine-tuning network on adversarial examples...")
+    batches, order = shuffled(adversaries, test_labels, options.batch_size)
+    model.fit(
+        batches,
+        epochs=options.fine_tune_epochs,
+        callbacks=[EpochSeed((options.seed, 1), order)],
+        shuffle=False,
+        verbose=options.verbose,
+    )
+
+    print("\n[INFO] normal testing images *after* fine-tuning:")
+    experiment.report(model, data.test_images, test_labels)
+
+    print("[INFO] adversarial images *after* fine-tuning:")
+    experiment.report(model, adversaries, test_labels)
+
+
+if __name__ == "__main__":
+    experiment.run(main)
