@@ -1,4 +1,4 @@
-"""Argument checks: each error names the argument, what it got and what it takes."""
+"""Argument checks: each error names the argument, what it takes and what it got."""
 
 import math
 import operator
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def positive_integer(name: str, value: int) -> int:
-    """Return `value` as an int, or raise unless it is an integer of at least 1."""
+    """Return `value` as an int, or raise."""
     try:
         number = operator.index(value)
     except TypeError:
@@ -17,36 +17,21 @@ def positive_integer(name: str, value: int) -> int:
     return number
 
 
-def number_between(
-    name: str, value: float, low: float = -math.inf, high: float = math.inf
-) -> float:
-    """Return `value` as a float, or raise unless it is finite and in [low, high]."""
+def number_in(name: str, value: float, low=-math.inf, high=math.inf) -> float:
+    """Return `value` as a finite float from `low` to `high`, or raise."""
     try:
         number = float(value)
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be a number, got {value!r}") from None
     if not (math.isfinite(number) and low <= number <= high):
-        wanted = f"from {low:g} to {high:g}" if high < math.inf else f"of {low:g} or more"
-        if low == -math.inf:
-            wanted = "that is finite"
-        raise ValueError(f"{name} must be a number {wanted}, got {value!r}")
+        raise ValueError(
+            f"{name} must be a finite number from {low:g} to {high:g}, got {value!r}"
+        )
     return number
 
 
-def clip_range(clip: tuple[float, float]) -> tuple[float, float]:
-    """Return `clip` as two floats, or raise unless it is (low, high), low < high."""
-    try:
-        low, high = clip
-    except (TypeError, ValueError):
-        raise ValueError(f"clip must be (low, high) or None, got {clip!r}") from None
-    low, high = number_between("clip", low), number_between("clip", high)
-    if low >= high:
-        raise ValueError(f"clip must have low < high, got {clip!r}")
-    return low, high
-
-
-def numeric_array(name: str, values: np.ndarray) -> np.ndarray:
-    """Return `values` as an array, or raise unless it holds finite real numbers."""
+def real_array(name: str, values: np.ndarray) -> np.ndarray:
+    """Return `values` as an array of finite real numbers, or raise."""
     array = np.asarray(values)
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name} must hold real numbers, got an array of {array.dtype}")

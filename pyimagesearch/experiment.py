@@ -1,4 +1,4 @@
-"""What the two scripts share: options, a quiet start, data with a stand-in."""
+"""What the two scripts share: options, a quiet start, data, `[INFO]` lines."""
 
 import argparse
 import math
@@ -10,13 +10,14 @@ from pathlib import Path
 
 from pyimagesearch import datasets
 
-# Steps that `fit` hands to TensorFlow at once: the result is the same, and Keras's work
-# around a step (callbacks, progress bar, metrics) is done once for all of them.
+# What the tutorials set, and what 1,437 training digits need for the same story.
+DEFAULTS = {"epochs": 20, "fine_tune_epochs": 10, "batch_size": 64}
+DIGITS_DEFAULTS = {"epochs": 40, "fine_tune_epochs": 30, "batch_size": 64}
+
+# Steps that TensorFlow runs at one call: the same results, and Keras's own work around
+# a step is done once for all of them.
 STEPS_PER_EXECUTION = 16
 EVALUATION_BATCH_SIZE = 512
-# What the tutorials set; and what 1,437 training digits need to tell the same story.
-DEFAULTS = {"epochs": 20, "fine_tune_epochs": 10, "batch_size": 64}
-DIGITS_DEFAULTS = {"epochs": 60, "fine_tune_epochs": 30, "batch_size": 64}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -25,48 +26,44 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse_options(description: str, mixed: bool = False) -> argparse.Namespace:
-    """Parse the command line, without loading TensorFlow.
+    """Parse the command line, before TensorFlow is loaded.
+
+    Options that depend on the data are None unless given; `load_data` sets them.
 
     Args:
         description: The script's docstring, for `--help`.
-        mixed: Whether to offer the options of the mixed script.
-
-    Returns:
-        The options. `epochs`, `fine_tune_epochs` and `batch_size` are None where the
-        user gave none: what is best depends on the data (`load_data`).
+        mixed: Whether to offer the mixed script's own options.
     """
     parser = _Parser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+
+    def add_number(flag, kind, low, high, default, what):
+        name = flag.strip("-").replace("-", "_")
+        shown = default
+        if default is None:
+            shown = f"{DEFAULTS[name]}, for digits {DIGITS_DEFAULTS[name]}"
+        parser.add_argument(
+            flag,
+            type=_number(kind, low, high),
+            default=default,
+            metavar="N" if kind is int else "X",
+            help=f"{what} (default: {shown})",
+        )
+
     parser.add_argument(
         "--data",
-        type=_data_name,
-        metavar="NAME|FILE",
-        help=f"{', '.join(datasets.NAMES)}, or an .npz file with x_train, y_train, x_test "
+        type=_data,
+        help=f"{', '.join(datasets.NAMES)}, or an .npz file of x_train, y_train, x_test "
         "and y_test (default: mnist, or digits where MNIST cannot be had)",
     )
-    _add_count(parser, "--epochs", "epochs of training")
-    _add_count(parser, "--fine-tune-epochs", "epochs of fine-tuning")
-    _add_count(parser, "--batch-size", "images in a training batch")
-    parser.add_argument(
-        "--eps",
-        type=_number(float, 0),
-        default=0.1,
-        help="strength of the attack, pixels being 0 to 1 (default: 0.1)",
-    )
+    add_number("--epochs", int, 1, math.inf, None, "epochs of training")
+    add_number("--fine-tune-epochs", int, 1, math.inf, None, "epochs of fine-tuning")
+    add_number("--batch-size", int, 1, math.inf, None, "images in a batch")
+    add_number("--eps", float, 0, math.inf, 0.1, "attack's strength; pixels are 0 to 1")
     if mixed:
-        parser.add_argument(
-            "--split",
-            type=_number(float, 0, 1),
-            default=0.5,
-            help="share of normal images in a mixed batch, 0 to 1 (default: 0.5)",
-        )
-    parser.add_argument(
-        "--seed",
-        type=_number(int, 0, 2**32 - 1),
-        default=0,
-        help="seed of all randomness; one seed gives one result (default: 0)",
-    )
+        add_number("--split", float, 0, 1, 0.5, "share of normal images in a batch")
+    add_number("--seed", int, 0, 2**32 - 1, 0, "seed of all randomness")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     options = parser.parse_args()
     # A bar on a terminal, a line an epoch in a log file.
@@ -74,63 +71,48 @@ def parse_options(description: str, mixed: bool = False) -> argparse.Namespace:
     return options
 
 
-def _add_count(parser, flag, what):
-    name = flag.strip("-").replace("-", "_")
-    parser.add_argument(
-        flag,
-        type=_number(int, 1),
-        metavar="N",
-        help=f"{what} (default: {DEFAULTS[name]}, for digits {DIGITS_DEFAULTS[name]})",
-    )
-
-
-def _number(kind, low, high=math.inf):
-    wanted = f"{low:g} or more" if high == math.inf else f"from {low:g} to {high:g}"
-    wanted = f"{'an integer' if kind is int else 'a number'}, {wanted}"
-
+def _number(kind, low, high):
     def parse(text):
         try:
             number = kind(text)
         except ValueError:
             number = math.nan
         if not (math.isfinite(number) and low <= number <= high):
-            raise argparse.ArgumentTypeError(f"must be {wanted}, got {text!r}")
+            what = "an integer" if kind is int else "a finite number"
+            raise argparse.ArgumentTypeError(
+                f"takes {what} from {low:g} to {high:g}, got {text!r}"
+            )
         return number
 
     return parse
 
 
-def _data_name(text):
+def _data(text):
     if text not in datasets.NAMES and not Path(text).is_file():
         raise argparse.ArgumentTypeError(
-            f"must be one of {', '.join(datasets.NAMES)} or an .npz file, got {text!r}"
+            f"takes {', '.join(datasets.NAMES)} or an .npz file, got {text!r}"
         )
     return text
 
 
 def load_data(options: argparse.Namespace) -> datasets.Dataset:
-    """Load the data, or the stand-in, and fill in the defaults that suit them.
+    """Load the data that the options name, and set the options that depend on them.
 
-    Args:
-        options: What `parse_options` returned; its unset options are set.
-
-    Returns:
-        The data set: the digits, if no data were named and MNIST cannot be had.
+    Without `--data` it is MNIST, or the digits where MNIST cannot be had.
     """
     name = options.data or "mnist"
     try:
-        data = datasets.load(name)
-    except ConnectionError as error:
-        if options.data:
-            sys.exit(
-                f"error: --data {error}: connect to the network, or name a file (--data "
-                "FILE.npz) or the digits that come with scikit-learn (--data digits)"
-            )
-        print(f"[INFO] {error}: running on scikit-learn's digits instead")
-        name = "digits"
-        data = datasets.load(name)
-    except ValueError as error:
-        print(f"error: --data {error}", file=sys.stderr)
+        try:
+            data = datasets.load(name)
+        except ConnectionError as error:
+            if options.data:
+                raise
+            print(f"[INFO] {error}; using scikit-learn's digits instead")
+            name = "digits"
+            data = datasets.load(name)
+    except (ConnectionError, ValueError) as error:
+        hint = "; name an .npz file or digits" * isinstance(error, ConnectionError)
+        print(f"error: argument --data: {error}{hint}", file=sys.stderr)
         sys.exit(2)
     defaults = DIGITS_DEFAULTS if name == "digits" else DEFAULTS
     for option, value in defaults.items():
@@ -140,7 +122,7 @@ def load_data(options: argparse.Namespace) -> datasets.Dataset:
 
 
 def report(model, images, labels) -> None:
-    """Print loss and accuracy in the tutorials' words; `model` is compiled."""
+    """Print loss and accuracy of a compiled model in the tutorials' words."""
     loss, accuracy = model.evaluate(
         images, labels, batch_size=EVALUATION_BATCH_SIZE, verbose=0
     )
@@ -148,10 +130,10 @@ def report(model, images, labels) -> None:
 
 
 def import_tensorflow() -> None:
-    """Import TensorFlow without its start-up lines on stderr.
+    """Import TensorFlow without its start-up lines, or show them if that fails.
 
-    They come from C++, partly before any setting is read, so stderr's file descriptor
-    points elsewhere meanwhile; if the import fails, what it printed is shown.
+    They come from C++, some before it reads any setting, so stderr's file descriptor
+    points elsewhere meanwhile.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     stderr = os.dup(2)
@@ -160,8 +142,7 @@ def import_tensorflow() -> None:
         try:
             import tensorflow
 
-            # CUDA's complaints come with the first look at the devices.
-            tensorflow.config.list_physical_devices()
+            tensorflow.config.list_physical_devices()  # CUDA has something to say, too
         except Exception:
             chatter.seek(0)
             os.write(stderr, chatter.read())
@@ -172,8 +153,8 @@ def import_tensorflow() -> None:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call a script's `main`; Ctrl-C ends it with one line instead of a traceback."""
-    sys.stdout.reconfigure(line_buffering=True)  # log files show progress, too
+    """Run a script; Ctrl-C ends it with one line."""
+    sys.stdout.reconfigure(line_buffering=True)  # so that log files grow line by line
     try:
         main()
     except KeyboardInterrupt:

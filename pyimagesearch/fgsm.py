@@ -1,6 +1,5 @@
 """The fast gradient sign method, and the compiled gradient under the attacks."""
 
-import contextlib
 import weakref
 from collections.abc import Callable
 
@@ -10,14 +9,12 @@ import tensorflow as tf
 
 from pyimagesearch import checks
 
-Loss = str | keras.losses.Loss | Callable
+Loss = str | keras.losses.Loss | Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
-# Pixels that go through the model at once: memory stays flat however many images
-# there are. On two cores, MNIST batches of 256 to 1,024 images run equally fast.
-_CHUNK_VALUES = 512 * 28 * 28
-
-# Model -> {(loss, image shape, layers): compiled function}. A function reaches its
-# model through a weak reference, so an entry dies with the model.
+# Pixels that go through the model at once, so that memory stays flat.
+_CHUNK_PIXELS = 512 * 28 * 28
+# {model: {(loss, image shape, layers): what _compile returned}}. The functions hold
+# their model by a weak reference, so that an entry dies with its model.
 _compiled = weakref.WeakKeyDictionary()
 
 
@@ -31,90 +28,73 @@ def generate_image_adversary(
     clip: tuple[float, float] | None = None,
     targeted: bool = False,
 ) -> np.ndarray:
-    """Attack one image or a batch with the fast gradient sign method.
+    """Attack one image or a batch: `image + eps * sign(d loss / d image)`.
 
-    An adversary is `image + eps * sign(d loss / d image)`, the gradient taken with
-    the model in inference mode. The defaults are the tutorials': mean squared error
-    between one-hot label and output, and no clipping, so adversaries of images in
-    [0, 1] reach from -eps to 1 + eps.
-
-    An image's adversary does not depend on the rest of its batch. Each model and
-    loss is compiled once, so pass the same `loss` object each time.
+    The defaults are the tutorials': mean squared error, and no clipping, so that
+    adversaries of images in [0, 1] reach from -eps to 1 + eps. The model runs in
+    inference mode; what else is in the batch makes no difference to an image.
 
     Args:
         model: A Keras model that maps one image tensor to one output.
-        image: Images `(n, height, width, channels)`, or one as `(1, height, width,
-            channels)`, of any real dtype, in the units that the model takes.
-        label: What the model should answer: one-hot rows or regression targets of
-            the output's shape, or class ids `(n,)` or `(n, 1)`. For one image the
-            first axis may be left out.
+        image: Images `(n, height, width, channels)`, n = 1 for a single one, of any
+            real dtype.
+        label: One-hot rows or regression targets in the output's shape, or class ids
+            `(n,)` or `(n, 1)`. For a single image the first axis may be missing.
         eps: Largest change of a value, in the units of the images.
-        loss: A Keras loss (name, object or function) of targets and outputs. Class
-            ids reach it as one-hot rows, unless it is Keras's sparse categorical
+        loss: A Keras loss or its name; reuse the object, each is compiled once. It
+            gets class ids as one-hot rows, unless it is Keras's sparse categorical
             cross-entropy. A model that returns logits needs a loss that takes them.
-        clip: The valid range `(low, high)` to clip adversaries to.
+        clip: The valid range `(low, high)` to which adversaries are clipped.
         targeted: Descend the loss towards `label` instead of climbing away from it.
 
     Returns:
-        The adversaries, float32, of the shape of `image`.
+        The adversaries, float32, in the shape of `image`.
 
     Raises:
         TypeError: If an argument is of a wrong type.
-        ValueError: If an argument is out of range, or images and labels do not fit
-            the model.
+        ValueError: If an argument is out of range or does not fit the model.
 
-    Source: Goodfellow, Shlens and Szegedy, "Explaining and harnessing adversarial
-    examples", ICLR 2015; as in "Defending against adversarial image attacks with
-    Keras and TensorFlow", PyImageSearch, 2021.
+    Source: Goodfellow et al., "Explaining and harnessing adversarial examples", 2015.
     """
-    images = checks.numeric_array("image", image).astype(np.float32, copy=False)
+    images = checks.real_array("image", image).astype(np.float32, copy=False)
     if images.ndim < 2 or images.size == 0:
         raise ValueError(
             f"image must have shape (n, height, width, channels), got {images.shape}"
         )
-    step = np.float32(checks.number_between("eps", eps, low=0.0))
-    if clip is not None:
-        clip = checks.clip_range(clip)
-
+    step = np.float32(checks.number_in("eps", eps, low=0))
+    if targeted:
+        step = -step
     gradient_sign, targets = prepare_attack(model, images, label, loss)
     adversaries = np.empty_like(images)
-    rows = max(16, _CHUNK_VALUES // images[0].size)
+    rows = max(16, _CHUNK_PIXELS // images[0].size)
     for start in range(0, len(images), rows):
         chunk = slice(start, start + rows)
-        sign = gradient_sign(images[chunk], targets[chunk]).numpy()
-        adversaries[chunk] = images[chunk] + (-step if targeted else step) * sign
+        sign = gradient_sign(images[chunk], targets[chunk])
+        np.add(images[chunk], step * sign.numpy(), out=adversaries[chunk])
     if clip is not None:
+        if np.shape(clip) != (2,) or not clip[0] < clip[1]:
+            raise ValueError(f"clip must be (low, high) or None, got {clip!r}")
         np.clip(adversaries, *clip, out=adversaries)
     return adversaries
 
 
 def prepare_attack(
-    model: keras.Model, images: np.ndarray, labels: np.ndarray, loss: Loss
-) -> tuple[tf.types.experimental.PolymorphicFunction, np.ndarray]:
-    """Compile, once per model and loss, the sign of the loss's gradient.
+    model: keras.Model, images: np.ndarray, label: np.ndarray, loss: Loss
+) -> tuple[Callable[[np.ndarray, np.ndarray], tf.Tensor], np.ndarray]:
+    """Return the sign of the loss's gradient, compiled, and the targets it takes.
 
-    Args:
-        model: As for `generate_image_adversary`.
-        images: Float32 images `(n, height, width, channels)`.
-        labels: As for `generate_image_adversary`.
-        loss: As for `generate_image_adversary`.
-
-    Returns:
-        A function of `(images, targets)`, for any number of images, that returns the
-        signs in the images' shape, and the labels as the targets that it takes.
-
-    Raises:
-        TypeError: If an argument is of a wrong type.
-        ValueError: If images, labels or loss do not fit the model.
+    The function of `(images, targets)` is compiled once for a model, a loss and a
+    shape of images, for any number of them. Arguments and errors are those of
+    `generate_image_adversary`, with float32 images.
     """
     _check_model(model)
     functions = _compiled.setdefault(model, {})
-    key = (_check_loss(loss), images.shape[1:], tuple(map(id, model.layers)))
+    key = (loss, images.shape[1:], tuple(map(id, model.layers)))
     if key not in functions:
-        functions[key] = _compile_gradient_sign(model, loss, images.shape[1:])
+        functions[key] = _compile(model, loss, images.shape[1:])
     gradient_sign, shape, takes_class_ids = functions[key]
 
-    targets = match_labels("label", labels, len(images), shape)
+    targets = match_labels("label", label, len(images), shape)
     are_class_ids = targets.dtype == np.int64
     if are_class_ids and not takes_class_ids:
         targets = np.eye(shape[-1], dtype=np.float32)[targets]
@@ -123,48 +103,42 @@ def prepare_attack(
     return gradient_sign, targets
 
 
-def _compile_gradient_sign(model, loss, image_shape):
+def _compile(model, loss, image_shape):
     shape = output_shape(model, image_shape)
     loss = keras.losses.get(loss)
     takes_class_ids = loss is keras.losses.sparse_categorical_crossentropy or (
         isinstance(loss, keras.losses.SparseCategoricalCrossentropy)
     )
-    image_spec = tf.TensorSpec((None, *image_shape), tf.float32)
-    target_spec = tf.TensorSpec((None, *shape), tf.float32)
     if takes_class_ids:
         target_spec = tf.TensorSpec((None, *shape[:-1]), tf.int64)
-    # A loss object's `call` returns one value an image, where calling it averages.
+    else:
+        target_spec = tf.TensorSpec((None, *shape), tf.float32)
+    # Calling a loss object would average over the batch; gradients divided by many
+    # images underflow to zero. Its `call` returns one value an image.
     loss_function = loss.call if isinstance(loss, keras.losses.Loss) else loss
+    if not callable(loss_function):
+        raise ValueError(f"loss must be a Keras loss or its name, got {loss!r}")
     model_reference = weakref.ref(model)
 
-    @tf.function(input_signature=[image_spec, target_spec], autograph=False)
+    @tf.function(
+        input_signature=[tf.TensorSpec((None, *image_shape), tf.float32), target_spec],
+        autograph=False,
+    )
     def gradient_sign(images, targets):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(images)
             output = model_reference()(images, training=False)
             output = tf.cast(keras.tree.flatten(output)[0], tf.float32)
-            losses = tf.convert_to_tensor(loss_function(targets, output))
-            if losses.shape.rank == 0:
-                # A loss that averages over the batch: undo its division, which
-                # could push small gradients below float32's range.
+            losses = loss_function(targets, output)
+            if losses.shape.rank == 0:  # averaged after all: undo the division
                 losses *= tf.cast(tf.shape(images)[0], losses.dtype)
             total = tf.reduce_sum(losses)
         gradient = tape.gradient(total, images)
         if gradient is None:
-            raise ValueError("the model's loss has no gradient with respect to images")
+            raise ValueError("model and loss have no gradient with respect to images")
         return tf.sign(gradient)
 
     return gradient_sign, shape, takes_class_ids
-
-
-def _check_loss(loss):
-    if callable(loss):
-        return loss
-    if isinstance(loss, str):
-        with contextlib.suppress(ValueError):
-            if keras.losses.get(loss) is not None:
-                return loss
-    raise ValueError(f"loss must be a Keras loss or its name, got {loss!r}")
 
 
 def _check_model(model):
@@ -172,22 +146,14 @@ def _check_model(model):
         raise TypeError(f"model must be a Keras model, got {type(model).__name__}")
 
 
-def output_shape(
-    model: keras.Model, image_shape: tuple[int, ...]
-) -> tuple[int | None, ...]:
-    """Return the shape of the model's output for one image, without a batch axis.
-
-    Raises:
-        TypeError: If `model` is not a Keras model.
-        ValueError: If it does not map one image of this shape to one output.
-    """
+def output_shape(model: keras.Model, image_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of the model's output for one image, or raise."""
     _check_model(model)
     try:
         output = model.compute_output_spec(keras.KerasTensor((None, *image_shape)))
     except (TypeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise ValueError(
-            f"model must take one tensor of images of shape {image_shape}: {reason}"
+            f"model must take images of shape {image_shape}: {error}"
         ) from error
     outputs = keras.tree.flatten(output)
     if len(outputs) != 1:
@@ -196,40 +162,28 @@ def output_shape(
 
 
 def match_labels(
-    name: str, labels: np.ndarray, count: int, shape: tuple[int | None, ...]
+    name: str, labels: np.ndarray, count: int, shape: tuple[int, ...]
 ) -> np.ndarray:
-    """Check labels and bring them into one of two forms.
-
-    Args:
-        name: The argument's name, for errors.
-        labels: Labels in any format that `generate_image_adversary` takes.
-        count: Number of images.
-        shape: The model's output shape for one image.
+    """Bring labels for `count` outputs of `shape` into one of two forms, or raise.
 
     Returns:
         Float32 targets `(count, *shape)`, or int64 class ids `(count, *shape[:-1])`.
-
-    Raises:
-        TypeError: If labels are not numbers.
-        ValueError: If labels fit neither form or name a class that does not exist.
     """
-    labels = checks.numeric_array(name, labels)
-    for given in (labels, labels[None]) if count == 1 else (labels,):
-        if given.shape == (count, *shape):
-            return given.astype(np.float32, copy=False)
-        if given.shape in ((count, *shape[:-1]), (count, *shape[:-1], 1)):
-            if shape[-1:] in ((), (1,)):
-                return given.reshape(count, *shape).astype(np.float32, copy=False)
-            class_ids = given.reshape(count, *shape[:-1]).astype(np.int64)
-            if (class_ids != given.reshape(class_ids.shape)).any() or not (
-                0 <= class_ids.min() and class_ids.max() < shape[-1]
-            ):
-                raise ValueError(
-                    f"{name} must hold class ids from 0 to {shape[-1] - 1}, got "
-                    f"values from {labels.min():g} to {labels.max():g}"
-                )
-            return class_ids
-    raise ValueError(
-        f"{name} must have shape {(count, *shape)}, or {(count, *shape[:-1])} for class "
-        f"ids, got {labels.shape}"
-    )
+    labels = checks.real_array(name, labels)
+    if count == 1 and labels.shape in (shape, shape[:-1]):
+        labels = labels[np.newaxis]
+    targets, class_ids = (count, *shape), (count, *shape[:-1])
+    fits_class_ids = labels.shape in (class_ids, (*class_ids, 1))
+    if labels.shape == targets or (fits_class_ids and shape[-1:] in ((), (1,))):
+        return labels.reshape(targets).astype(np.float32, copy=False)
+    if not fits_class_ids:
+        raise ValueError(
+            f"{name} must have shape {targets}, or {class_ids} for class ids, got "
+            f"{labels.shape}"
+        )
+    if (labels % 1 != 0).any() or labels.min() < 0 or labels.max() >= shape[-1]:
+        raise ValueError(
+            f"{name} must hold class ids from 0 to {shape[-1] - 1}, got numbers from "
+            f"{labels.min():g} to {labels.max():g}"
+        )
+    return labels.reshape(class_ids).astype(np.int64)
