@@ -14,18 +14,18 @@ def main():
 
     from pyimagesearch.fgsm import generate_image_adversary
     from pyimagesearch.simplecnn import SimpleCNN
-    from pyimagesearch.training import EpochSeed, shuffled
+    from pyimagesearch.training import fit
 
     keras.utils.set_random_seed(options.seed)
 
     print("[INFO] loading MNIST dataset...")
-    data = experiment.load_data(options)
-    train_labels = keras.utils.to_categorical(data.train_labels, data.classes)
-    test_labels = keras.utils.to_categorical(data.test_labels, data.classes)
-    height, width, depth = data.test_images.shape[1:]
+    train, test = experiment.load_data(options)
+    test_images, test_labels = test
+    height, width, depth = test_images.shape[1:]
+    classes = test_labels.shape[1]
 
     print("[INFO] compiling model...")
-    model = SimpleCNN.build(width, height, depth, data.classes)
+    model = SimpleCNN.build(width, height, depth, classes)
     model.compile(
         optimizer=keras.optimizers.Adam(1e-3),
         loss="categorical_crossentropy",
@@ -34,25 +34,15 @@ def main():
     )
 
     print("[INFO] training network...")
-    batches, order = shuffled(data.train_images, train_labels, options.batch_size)
-    model.fit(
-        batches,
-        validation_data=(data.test_images, test_labels),
-        validation_batch_size=experiment.EVALUATION_BATCH_SIZE,
-        epochs=options.epochs,
-        callbacks=[EpochSeed((options.seed, 0), order)],
-        shuffle=False,
-        verbose=options.verbose,
-    )
-    print("[INFO] normal testing images:")
-    experiment.report(model, data.test_images, test_labels)
+    fit(model, train, options, phase=0, epochs=options.epochs, validation_data=test)
+    experiment.report("normal testing images", model, test)
 
     print("[INFO] generating adversarial examples with FGSM...\n")
     adversaries = generate_image_adversary(
-        model, data.test_images, test_labels, eps=options.eps
+        model, test_images, test_labels, eps=options.eps
     )
-    print("[INFO] adversarial testing images:")
-    experiment.report(model, adversaries, test_labels)
+    attacked = (adversaries, test_labels)
+    experiment.report("adversarial testing images", model, attacked)
 
     print("[INFO] re-compiling model...")
     model.compile(
@@ -63,20 +53,11 @@ def main():
     )
 
     print("[INFO] fine-tuning network on adversarial examples...")
-    batches, order = shuffled(adversaries, test_labels, options.batch_size)
-    model.fit(
-        batches,
-        epochs=options.fine_tune_epochs,
-        callbacks=[EpochSeed((options.seed, 1), order)],
-        shuffle=False,
-        verbose=options.verbose,
-    )
+    fit(model, attacked, options, phase=1, epochs=options.fine_tune_epochs)
 
-    print("\n[INFO] normal testing images *after* fine-tuning:")
-    experiment.report(model, data.test_images, test_labels)
-
-    print("[INFO] adversarial images *after* fine-tuning:")
-    experiment.report(model, adversaries, test_labels)
+    print()
+    experiment.report("normal testing images *after* fine-tuning", model, test)
+    experiment.report("adversarial images *after* fine-tuning", model, attacked)
 
 
 if __name__ == "__main__":

@@ -14,21 +14,21 @@ def main():
     experiment.import_tensorflow()
     import keras
 
-    from pyimagesearch.datagen import generate_mixed_adverserial_batch, in_step
+    from pyimagesearch.datagen import generate_mixed_adverserial_batch
     from pyimagesearch.fgsm import generate_image_adversary
     from pyimagesearch.simplecnn import SimpleCNN
-    from pyimagesearch.training import EpochSeed, by_epoch, shuffled
+    from pyimagesearch.training import fit, fit_batches
 
     keras.utils.set_random_seed(options.seed)
 
     print("[INFO] loading MNIST dataset...")
-    data = experiment.load_data(options)
-    train_labels = keras.utils.to_categorical(data.train_labels, data.classes)
-    test_labels = keras.utils.to_categorical(data.test_labels, data.classes)
-    height, width, depth = data.test_images.shape[1:]
+    train, test = experiment.load_data(options)
+    (train_images, train_labels), (test_images, test_labels) = train, test
+    height, width, depth = test_images.shape[1:]
+    classes = test_labels.shape[1]
 
     print("[INFO] compiling model...")
-    model = SimpleCNN.build(width, height, depth, data.classes)
+    model = SimpleCNN.build(width, height, depth, classes)
     model.compile(
         optimizer=keras.optimizers.Adam(1e-3),
         loss="categorical_crossentropy",
@@ -37,25 +37,15 @@ def main():
     )
 
     print("[INFO] training network...")
-    batches, order = shuffled(data.train_images, train_labels, options.batch_size)
-    model.fit(
-        batches,
-        validation_data=(data.test_images, test_labels),
-        validation_batch_size=experiment.EVALUATION_BATCH_SIZE,
-        epochs=options.epochs,
-        callbacks=[EpochSeed((options.seed, 0), order)],
-        shuffle=False,
-        verbose=options.verbose,
-    )
-    print("[INFO] normal testing images:")
-    experiment.report(model, data.test_images, test_labels)
+    fit(model, train, options, phase=0, epochs=options.epochs, validation_data=test)
+    experiment.report("normal testing images", model, test)
 
     print("[INFO] generating adversarial examples with FGSM...\n")
     adversaries = generate_image_adversary(
-        model, data.test_images, test_labels, eps=options.eps
+        model, test_images, test_labels, eps=options.eps
     )
-    print("[INFO] adversarial testing images:")
-    experiment.report(model, adversaries, test_labels)
+    attacked = (adversaries, test_labels)
+    experiment.report("adversarial testing images", model, attacked)
 
     print("[INFO] re-compiling model...")
     model.compile(
@@ -65,12 +55,11 @@ def main():
     )
 
     print("[INFO] creating mixed data generator...")
-    steps = len(data.train_images) // options.batch_size
     mixed_batches = partial(
         generate_mixed_adverserial_batch,
         model,
         options.batch_size,
-        data.train_images,
+        train_images,
         train_labels,
         (height, width, depth),
         eps=options.eps,
@@ -78,20 +67,18 @@ def main():
     )
 
     print("[INFO] fine-tuning network on dynamic mixed data...")
-    model.fit(
-        in_step(by_epoch(mixed_batches, steps, (options.seed, 1))),
-        steps_per_epoch=steps,
+    fit_batches(
+        model,
+        mixed_batches,
+        options,
+        phase=1,
+        steps_per_epoch=len(train_images) // options.batch_size,
         epochs=options.fine_tune_epochs,
-        callbacks=[EpochSeed((options.seed, 1))],
-        shuffle=False,
-        verbose=options.verbose,
     )
 
-    print("\n[INFO] normal testing images *after* fine-tuning:")
-    experiment.report(model, data.test_images, test_labels)
-
-    print("[INFO] adversarial images *after* fine-tuning:")
-    experiment.report(model, adversaries, test_labels)
+    print()
+    experiment.report("normal testing images *after* fine-tuning", model, test)
+    experiment.report("adversarial images *after* fine-tuning", model, attacked)
 
 
 if __name__ == "__main__":

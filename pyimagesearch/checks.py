@@ -24,9 +24,7 @@ def number_in(name: str, value: float, low=-math.inf, high=math.inf) -> float:
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be a number, got {value!r}") from None
     if not (math.isfinite(number) and low <= number <= high):
-        raise ValueError(
-            f"{name} must be a finite number from {low:g} to {high:g}, got {value!r}"
-        )
+        raise ValueError(f"{name} must be from {low} to {high}, got {value!r}")
     return number
 
 

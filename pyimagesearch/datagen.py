@@ -84,18 +84,14 @@ def generate_mixed_adverserial_batch(
     if not hasattr(images, "dtype") or hasattr(images, "numpy"):
         images = np.asarray(images)
     if len(images.shape) < 2 or np.prod(images.shape[1:]) != np.prod(dims):
-        raise ValueError(
-            f"images must have shape (n, *{dims}), or flat, got {tuple(images.shape)}"
-        )
+        raise ValueError(f"images must be (n, *{dims}) or flat, got {images.shape}")
     labels = np.asarray(labels)
     match_labels("labels", labels, len(images), output_shape(model, dims))
     eps = checks.number_in("eps", eps, low=0)
     normal_total = int(total * checks.number_in("split", split, 0, 1))
     if max(normal_total, total - normal_total) > len(images):
-        raise ValueError(
-            f"total={total} at split={split:g} takes {normal_total} normal and "
-            f"{total - normal_total} adversarial images, got {len(images)} images"
-        )
+        limit = f"so that no half exceeds the {len(images)} images"
+        raise ValueError(f"total must be smaller, {limit}, got {total} (split {split})")
     if not callable(attack):
         raise TypeError(f"attack must be a function, got {attack!r}")
     if rng is None:
@@ -116,9 +112,8 @@ def generate_mixed_adverserial_batch(
         adversaries = attack(model, normal, attacked_labels, eps)
         adversaries = checks.real_array("attack's result", adversaries)
         if adversaries.shape != normal.shape:
-            raise ValueError(
-                f"attack must return images {normal.shape}, got {adversaries.shape}"
-            )
+            shapes = f"{normal.shape}, got {adversaries.shape}"
+            raise ValueError(f"attack must return images of shape {shapes}")
         return adversaries.astype(np.float32, copy=False), attacked_labels
 
     def batches():

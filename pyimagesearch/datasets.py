@@ -4,7 +4,6 @@ import contextlib
 import sys
 import threading
 import time
-from typing import NamedTuple
 
 import numpy as np
 
@@ -12,25 +11,21 @@ _KERAS_NAMES = ("mnist", "fashion_mnist", "cifar10")
 NAMES = (*_KERAS_NAMES, "digits")
 _NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
 
-
-class Dataset(NamedTuple):
-    """Images `(n, height, width, channels)`, float32 in [0, 1]; class ids `(n,)`."""
-
-    train_images: np.ndarray
-    train_labels: np.ndarray
-    test_images: np.ndarray
-    test_labels: np.ndarray
-    classes: int
+Split = tuple[np.ndarray, np.ndarray]
 
 
-def load(data: str) -> Dataset:
-    """Load a data set.
+def load(data: str) -> tuple[Split, Split]:
+    """Load training and test data.
 
     Args:
         data: `mnist`, `fashion_mnist` or `cifar10`, which Keras downloads once;
             `digits`, scikit-learn's, enlarged to MNIST's size; or an `.npz` file of
-            `x_train`, `y_train`, `x_test` and `y_test`: images `(n, h, w)` or
-            `(n, h, w, c)`, integers to 255 or floats to 1; class ids `(n,)` or `(n, 1)`.
+            `x_train`, `y_train`, `x_test` and `y_test`: images `(n, h, w)` or `(n, h,
+            w, c)`, integers up to 255 or floats up to 1; class ids `(n,)` or `(n, 1)`.
+
+    Returns:
+        `(train_images, train_labels), (test_images, test_labels)`: float32 images
+        `(n, h, w, c)` in [0, 1] and one-hot float32 labels `(n, classes)`.
 
     Raises:
         ConnectionError: If the data are not at hand and cannot be downloaded.
@@ -43,9 +38,16 @@ def load(data: str) -> Dataset:
     else:
         arrays = _load_npz(data)
     try:
-        return _check(*arrays)
+        x_train, y_train, x_test, y_test = arrays
+        x_train, x_test = _images("x_train", x_train), _images("x_test", x_test)
+        if x_train.shape[1:] != x_test.shape[1:]:
+            raise ValueError("x_test must hold images of the shape of x_train's")
+        classes = int(y_train.max()) + 1 if y_train.size else 0
+        y_train = _one_hot("y_train", y_train, len(x_train), classes)
+        y_test = _one_hot("y_test", y_test, len(x_test), classes)
     except ValueError as error:
         raise ValueError(f"{data}: {error}") from error
+    return (x_train, y_train), (x_test, y_test)
 
 
 def _load_digits():
@@ -53,15 +55,13 @@ def _load_digits():
     import sklearn.model_selection
 
     digits = sklearn.datasets.load_digits()
-    # 8x8 pixels from 0 to 16: three times as large, and a margin as MNIST has.
+    # 8x8 pixels from 0 to 16: three times as large, with a margin like MNIST's.
     images = np.kron(digits.images / 16, np.ones((3, 3)))
     images = np.pad(images, ((0, 0), (2, 2), (2, 2)))
-    train_images, test_images, train_labels, test_labels = (
-        sklearn.model_selection.train_test_split(
-            images, digits.target, test_size=0.2, stratify=digits.target, random_state=0
-        )
+    x_train, x_test, y_train, y_test = sklearn.model_selection.train_test_split(
+        images, digits.target, test_size=0.2, stratify=digits.target, random_state=0
     )
-    return train_images, train_labels, test_images, test_labels
+    return x_train, y_train, x_test, y_test
 
 
 def _load_npz(path):
@@ -69,10 +69,8 @@ def _load_npz(path):
         with np.load(path, allow_pickle=False) as archive:
             return [archive[key] for key in _NPZ_KEYS]
     except Exception as error:  # zip, zlib and NumPy raise a dozen kinds
-        raise ValueError(
-            f"{path}: not an .npz file of {', '.join(_NPZ_KEYS)}, without pickled "
-            f"objects: {_one_line(error)}"
-        ) from error
+        wanted = f"an .npz file of the arrays {', '.join(_NPZ_KEYS)}, none pickled"
+        raise ValueError(f"{path} is not {wanted}: {_one_line(error)}") from error
 
 
 def _load_from_keras(name):
@@ -81,41 +79,17 @@ def _load_from_keras(name):
     try:
         train, test = _unless_stalled(getattr(keras.datasets, name).load_data)
     except Exception as error:  # what Keras raises
-        raise ConnectionError(
-            f"{name} is neither cached nor downloadable: {_one_line(error)}"
-        ) from error
+        reason = f"{name} is neither cached nor downloadable: {_one_line(error)}"
+        raise ConnectionError(reason) from error
     return *train, *test
 
 
-def _unless_stalled(download, seconds=10.0):
-    """Call `download` in a thread; raise TimeoutError once it prints no progress.
-
-    A time-out of the sockets would not do: the look-up of a host name knows none, and
-    each address of a host would be waited for in turn.
-    """
-    progress = _Progress()
-    outcome = {}
-
-    def run():
-        try:
-            outcome["result"] = download()
-        except Exception as error:
-            outcome["error"] = error
-
-    thread = threading.Thread(target=run, daemon=True)
-    with contextlib.redirect_stdout(progress):
-        thread.start()
-        while thread.is_alive() and time.monotonic() < progress.last + seconds:
-            thread.join(0.05)
-    if "error" in outcome:
-        raise outcome["error"]
-    if "result" not in outcome:
-        raise TimeoutError(f"no data for {seconds:g} seconds")
-    return outcome["result"]
+def _one_line(error):
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 class _Progress:
-    """Standard output that notes when it was last written to; silent in log files."""
+    """Standard output, silent in log files, that notes when it was last written to."""
 
     def __init__(self):
         self.stdout, self.last = sys.stdout, time.monotonic()
@@ -128,52 +102,49 @@ class _Progress:
         return getattr(self.stdout, name)
 
 
-def _one_line(error):
-    return " ".join(str(error).split()) or type(error).__name__
+def _unless_stalled(download, seconds=10.0):
+    # In a thread, because no time-out of a socket would do: the look-up of a name
+    # knows none, and each address of a host would be waited for in turn.
+    outcome = []
+
+    def run():
+        try:
+            outcome.append(download())
+        except Exception as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    with contextlib.redirect_stdout(_Progress()) as progress:
+        thread.start()
+        while thread.is_alive() and time.monotonic() < progress.last + seconds:
+            thread.join(0.05)
+    if not outcome:
+        raise TimeoutError(f"no data for {seconds:g} seconds")
+    if isinstance(outcome[0], Exception):
+        raise outcome[0]
+    return outcome[0]
 
 
-def _check(train_images, train_labels, test_images, test_labels):
-    train_images = _check_images("x_train", train_images)
-    test_images = _check_images("x_test", test_images)
-    if train_images.shape[1:] != test_images.shape[1:]:
-        raise ValueError(
-            f"x_test must hold images of x_train's shape {train_images.shape[1:]}, got "
-            f"{test_images.shape[1:]}"
-        )
-    train_labels = _check_labels("y_train", train_labels, len(train_images))
-    test_labels = _check_labels("y_test", test_labels, len(test_images))
-    classes = int(train_labels.max()) + 1
-    if test_labels.max() >= classes:
-        raise ValueError(
-            f"y_test must hold y_train's classes 0 to {classes - 1}, got "
-            f"{test_labels.max()}"
-        )
-    return Dataset(train_images, train_labels, test_images, test_labels, classes)
-
-
-def _check_images(key, images):
+def _images(key, images):
     if images.ndim == 3:
         images = images[..., np.newaxis]
     if images.ndim != 4 or images.size == 0 or images.dtype.kind not in "uif":
-        raise ValueError(
-            f"{key} must hold numbers of shape (n, h, w) or (n, h, w, c), got "
-            f"{images.dtype} {images.shape}"
-        )
+        got = f"{images.dtype} of shape {images.shape}"
+        raise ValueError(f"{key} must be numbers (n, h, w) or (n, h, w, c), got {got}")
     highest = 1 if images.dtype.kind == "f" else 255
-    if not (images.min() >= 0 and images.max() <= highest):  # nor NaN
-        raise ValueError(
-            f"{key} must hold integers from 0 to 255 or floats from 0 to 1, got "
-            f"{images.dtype} from {images.min():g} to {images.max():g}"
-        )
+    if not (images.min() >= 0 and images.max() <= highest):  # NaN is refused, too
+        got = f"{images.dtype} from {images.min():g} to {images.max():g}"
+        raise ValueError(f"{key} must be integers to 255 or floats to 1, got {got}")
     return images.astype(np.float32) / np.float32(highest)
 
 
-def _check_labels(key, labels, count):
+def _one_hot(key, labels, count, classes):
     if labels.shape not in ((count,), (count, 1)) or labels.dtype.kind not in "ui":
+        got = f"{labels.dtype} of shape {labels.shape}"
         raise ValueError(
-            f"{key} must hold integers of shape ({count},) or ({count}, 1), got "
-            f"{labels.dtype} {labels.shape}"
+            f"{key} must be integers ({count},) or ({count}, 1), got {got}"
         )
-    if labels.min() < 0:
-        raise ValueError(f"{key} must hold class ids from 0, got {labels.min()}")
-    return labels.reshape(count).astype(np.int64)
+    if labels.min() < 0 or labels.max() >= classes:
+        got = f"{labels.min()} to {labels.max()}"
+        raise ValueError(f"{key} must be class ids 0 to {classes - 1}, got {got}")
+    return np.eye(classes, dtype=np.float32)[labels.reshape(count)]

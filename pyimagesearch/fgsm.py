@@ -59,7 +59,7 @@ def generate_image_adversary(
     images = checks.real_array("image", image).astype(np.float32, copy=False)
     if images.ndim < 2 or images.size == 0:
         raise ValueError(
-            f"image must have shape (n, height, width, channels), got {images.shape}"
+            f"image must be (n, height, width, channels), got {images.shape}"
         )
     step = np.float32(checks.number_in("eps", eps, low=0))
     if targeted:
@@ -152,9 +152,8 @@ def output_shape(model: keras.Model, image_shape: tuple[int, ...]) -> tuple[int,
     try:
         output = model.compute_output_spec(keras.KerasTensor((None, *image_shape)))
     except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"model must take images of shape {image_shape}: {error}"
-        ) from error
+        reason = f"model must take images of shape {image_shape}: {error}"
+        raise ValueError(reason) from error
     outputs = keras.tree.flatten(output)
     if len(outputs) != 1:
         raise ValueError(f"model must have one output, got {len(outputs)}")
@@ -177,13 +176,9 @@ def match_labels(
     if labels.shape == targets or (fits_class_ids and shape[-1:] in ((), (1,))):
         return labels.reshape(targets).astype(np.float32, copy=False)
     if not fits_class_ids:
-        raise ValueError(
-            f"{name} must have shape {targets}, or {class_ids} for class ids, got "
-            f"{labels.shape}"
-        )
+        wanted = f"{targets}, or class ids {class_ids}"
+        raise ValueError(f"{name} must have shape {wanted}, got {labels.shape}")
     if (labels % 1 != 0).any() or labels.min() < 0 or labels.max() >= shape[-1]:
-        raise ValueError(
-            f"{name} must hold class ids from 0 to {shape[-1] - 1}, got numbers from "
-            f"{labels.min():g} to {labels.max():g}"
-        )
+        got = f"values from {labels.min()} to {labels.max()}"
+        raise ValueError(f"{name} must hold class ids 0 to {shape[-1] - 1}, got {got}")
     return labels.reshape(class_ids).astype(np.int64)

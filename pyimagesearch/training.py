@@ -1,61 +1,68 @@
-"""Epochs that can be repeated: each is a function of its seed and its number alone."""
+"""Training that can be repeated: an epoch is a function of seed, phase and epoch."""
 
 import itertools
 import math
+from argparse import Namespace
 from collections.abc import Callable
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from pyimagesearch.datagen import Batches
+from pyimagesearch.datagen import Batches, in_step
+from pyimagesearch.datasets import Split
 
 
-class SeededEpochs(keras.callbacks.Callback):
-    """Set, as each epoch begins, dropout's seeds and the order of the images.
+def fit(model: keras.Model, data: Split, options: Namespace, phase: int, **kwargs):
+    """Call `model.fit` on images and labels, shuffled anew for each epoch.
 
-    `fit(shuffle=True)` will not do: after `keras.utils.set_random_seed` it repeats one
-    and the same order in every epoch.
-    """
-
-    def __init__(self, seed: tuple[int, ...], order: tf.Variable | None = None):
-        """Take the seed, and the order from `shuffled` if there is one."""
-        super().__init__()
-        self.seed = seed
-        self.order = order
-
-    def on_epoch_begin(self, epoch, logs=None):
-        """Seed the epoch."""
-        rng = np.random.default_rng((*self.seed, epoch))
-        for layer in self.model.layers:
-            if isinstance(layer, keras.layers.Dropout):
-                layer.seed_generator.state.assign(rng.integers(2**31, size=2))
-        if self.order is not None:
-            self.order.assign(rng.permutation(self.order.shape[0]))
-
-
-def shuffled(
-    images: np.ndarray, labels: np.ndarray, batch_size: int
-) -> tuple[tf.data.Dataset, tf.Variable]:
-    """Return the batches of one epoch, and the order `(n,)` in which they take rows.
-
-    The data set knows its length, which `fit` needs for `steps_per_execution`.
+    Keras's own `shuffle=True` repeats one order in every epoch once
+    `keras.utils.set_random_seed` was called. Any `steps_per_execution` will do.
     """
     with tf.device("CPU"):
-        images, labels = tf.constant(images), tf.constant(labels)
+        images, labels = map(tf.constant, data)
         order = tf.Variable(np.arange(len(images)), trainable=False)
 
     def batch(step):
-        rows = order[step * batch_size : (step + 1) * batch_size]
+        rows = order[step * options.batch_size : (step + 1) * options.batch_size]
         return tf.gather(images, rows), tf.gather(labels, rows)
 
-    steps = math.ceil(len(images) / batch_size)
-    return tf.data.Dataset.range(steps).map(batch).prefetch(2), order
+    steps = math.ceil(len(images) / options.batch_size)
+    batches = tf.data.Dataset.range(steps).map(batch).prefetch(2)
+    _fit(model, batches, options, phase, order, **kwargs)
 
 
-def by_epoch(
-    make_batches: Callable[..., Batches], steps: int, seed: tuple[int, ...]
-) -> Batches:
-    """Chain, endlessly, a generator an epoch: `make_batches(rng=(*seed, epoch))`."""
-    for epoch in itertools.count():
-        yield from itertools.islice(make_batches(rng=(*seed, epoch)), steps)
+def fit_batches(
+    model: keras.Model,
+    make_batches: Callable[..., Batches],
+    options: Namespace,
+    phase: int,
+    **kwargs,
+):
+    """Call `model.fit`, in step, on `make_batches(rng=...)`, anew for each epoch."""
+
+    def batches():
+        for epoch in itertools.count():
+            epoch_batches = make_batches(rng=(options.seed, phase, epoch))
+            yield from itertools.islice(epoch_batches, kwargs["steps_per_epoch"])
+
+    _fit(model, in_step(batches()), options, phase, **kwargs)
+
+
+def _fit(model, batches, options, phase, order=None, **kwargs):
+    def seed_epoch(epoch, logs):
+        rng = np.random.default_rng((options.seed, phase, epoch))
+        for layer in model.layers:
+            if isinstance(layer, keras.layers.Dropout):
+                layer.seed_generator.state.assign(rng.integers(2**31, size=2))
+        if order is not None:
+            order.assign(rng.permutation(order.shape[0]))
+
+    model.fit(
+        batches,
+        callbacks=[keras.callbacks.LambdaCallback(on_epoch_begin=seed_epoch)],
+        shuffle=False,
+        validation_batch_size=512,
+        verbose=options.verbose,
+        **kwargs,
+    )
