@@ -85,13 +85,14 @@ def generate_mixed_adverserial_batch(
         images = np.asarray(images)
     if len(images.shape) < 2 or np.prod(images.shape[1:]) != np.prod(dims):
         raise ValueError(f"images must be (n, *{dims}) or flat, got {images.shape}")
-    labels = np.asarray(labels)
-    match_labels("labels", labels, len(images), output_shape(model, dims))
+    checks.real_array("images", np.empty(0, images.dtype))
     eps = checks.number_in("eps", eps, low=0)
     normal_total = int(total * checks.number_in("split", split, 0, 1))
     if max(normal_total, total - normal_total) > len(images):
         limit = f"so that no half exceeds the {len(images)} images"
         raise ValueError(f"total must be smaller, {limit}, got {total} (split {split})")
+    labels = np.asarray(labels)
+    match_labels("labels", labels, len(images), output_shape(model, dims))
     if not callable(attack):
         raise TypeError(f"attack must be a function, got {attack!r}")
     if rng is None:
@@ -139,43 +140,50 @@ def in_step(batches: Batches) -> tf.data.Dataset:
 
     Given a bare generator, Keras draws ahead on another thread: adversaries are made
     against weights a few updates old, and two runs with one seed differ. This draws a
-    batch when its step begins; leave `steps_per_execution` at 1. Say how much to fit:
+    batch when its step begins, at any `steps_per_execution`:
 
         model.fit(in_step(batches), steps_per_epoch=100, epochs=10, shuffle=False)
 
+    A second `fit` goes on where the first stopped. A `tf.distribute` strategy draws
+    ahead again, and so does a transformation of the data set, such as `map`.
+
     Args:
-        batches: An iterator of tuples of arrays, longer than `fit` runs. Its first
-            batch is drawn at once, to learn the shapes, and used.
+        batches: An iterator of tuples of arrays. Its first batch is drawn at once, to
+            learn the shapes, and is the first that is used.
 
     Returns:
-        The data set of the same batches; a second `fit` goes on where one stopped.
+        The data set of these batches.
 
     Raises:
         ValueError: If there is no batch.
     """
     batches = iter(batches)
-    first = tuple(np.asarray(array) for array in next(batches, ()))
-    if not first:
-        raise ValueError("batches must be an iterator of batches, got none")
-    batches = itertools.chain([first], batches)
-    dtypes = [array.dtype for array in first]
-    shapes = [(None, *array.shape[1:]) for array in first]
+    first = next(batches, None)
+    if first is None:
+        raise ValueError("batches must be an iterator of batches, got an empty one")
+    return _InStep(itertools.chain([first], batches), first)
 
-    # Dataset.from_generator would add 5% to a step, and TensorFlow 2.21's makes the
-    # whole process give freed memory back to the system at once.
-    @tf.autograph.experimental.do_not_convert
-    def draw(_):
-        arrays = tf.numpy_function(draw_batch, [], dtypes)
-        return tuple(map(tf.ensure_shape, arrays, shapes))
 
-    @tf.autograph.experimental.do_not_convert
-    def draw_batch():
-        batch = next(batches, None)
-        if batch is None:
-            raise ValueError("batches ended before fit: let it make fewer steps")
-        return batch
+class _InStep(tf.data.Dataset):
+    def __init__(self, batches, first):
+        self._batches = batches
+        arrays = map(np.asarray, first)
+        specs = [tf.TensorSpec((None, *a.shape[1:]), a.dtype) for a in arrays]
+        self._dataset = tf.data.Dataset.from_generator(
+            lambda: batches, output_signature=tuple(specs)
+        )
+        super().__init__(self._dataset._variant_tensor)
 
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    options.experimental_optimization.inject_prefetch = False
-    return tf.data.Dataset.counter().map(draw).with_options(options)
+    def __iter__(self):
+        # Keras advances an iterator of ours between the steps. It would read one of
+        # tf.data's inside the compiled step, where whatever needs no batch, such as
+        # weight decay, may overtake the reading.
+        for batch in self._batches:
+            yield tuple(map(tf.convert_to_tensor, batch))
+
+    def _inputs(self):
+        return [self._dataset]
+
+    @property
+    def element_spec(self):
+        return self._dataset.element_spec

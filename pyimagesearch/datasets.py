@@ -135,7 +135,7 @@ def _images(key, images):
     if not (images.min() >= 0 and images.max() <= highest):  # NaN is refused, too
         got = f"{images.dtype} from {images.min():g} to {images.max():g}"
         raise ValueError(f"{key} must be integers to 255 or floats to 1, got {got}")
-    return images.astype(np.float32) / np.float32(highest)
+    return np.divide(images, highest, dtype=np.float32)
 
 
 def _one_hot(key, labels, count, classes):

@@ -42,7 +42,7 @@ def fit_batches(
     """Call `model.fit`, in step, on `make_batches(rng=...)`, anew for each epoch."""
 
     def batches():
-        for epoch in itertools.count():
+        for epoch in itertools.count(kwargs.get("initial_epoch", 0)):
             epoch_batches = make_batches(rng=(options.seed, phase, epoch))
             yield from itertools.islice(epoch_batches, kwargs["steps_per_epoch"])
 

@@ -1,0 +1,48 @@
+"""Fixtures shared by the tests."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Give every test the same random start."""
+    keras.utils.set_random_seed(0)
+
+
+def build_classifier(image_shape=(6, 6, 1), classes=3, activation="softmax"):
+    """Build a smooth little network, so that finite differences are exact enough."""
+    return keras.Sequential(
+        [
+            keras.Input(image_shape),
+            keras.layers.Conv2D(4, 3, activation="tanh"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(classes, activation=activation),
+        ]
+    )
+
+
+@pytest.fixture
+def model():
+    return build_classifier()
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(1).random((20, 6, 6, 1), dtype=np.float32)
+
+
+@pytest.fixture
+def labels():
+    """Class ids of `images`."""
+    return np.random.default_rng(2).integers(3, size=20)
+
+
+@pytest.fixture
+def one_hot(labels):
+    return np.eye(3, dtype=np.float32)[labels]

@@ -1,0 +1,59 @@
+import warnings
+
+import keras
+import numpy as np
+import pytest
+
+from pyimagesearch.simplecnn import SimpleCNN
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "depth", "parameters"),
+    [(28, 28, 1, 422_538), (32, 32, 3, 545_994), (8, 8, 1, 53_898)],
+)
+def test_parameter_counts_of_the_tutorial(width, height, depth, parameters):
+    model = SimpleCNN.build(width, height, depth, 10)
+    assert model.count_params() == parameters
+
+
+def test_layers_in_the_tutorials_order():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = SimpleCNN.build(width=28, height=28, depth=1, classes=10)
+    kinds = [type(layer).__name__ for layer in model.layers]
+    block = ["Conv2D", "Activation", "BatchNormalization"]
+    dense = ["Dense", "Activation", "BatchNormalization", "Dropout"]
+    assert kinds == [*block, *block, "Flatten", *dense, "Dense", "Activation"]
+    assert sum(np.prod(w.shape) for w in model.trainable_weights) == 422_090
+    assert model.layers[-3].rate == 0.5
+    assert model.layers[-1].activation is keras.activations.softmax
+    assert not model.compiled
+
+
+def test_width_and_height_are_not_swapped():
+    model = SimpleCNN.build(12, 20, 3, 5)
+    assert model.input_shape == (None, 20, 12, 3)
+    assert model.output_shape == (None, 5)
+
+
+def test_channels_come_last_whatever_keras_is_set_to():
+    keras.config.set_image_data_format("channels_first")
+    try:
+        assert SimpleCNN.build(28, 28, 1, 10).count_params() == 422_538
+    finally:
+        keras.config.set_image_data_format("channels_last")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        ("width", 0, ValueError),
+        ("height", -1, ValueError),
+        ("depth", 1.0, TypeError),
+        ("classes", True, ValueError),
+    ],
+)
+def test_wrong_sizes_are_named(name, value, error):
+    sizes = {"width": 28, "height": 28, "depth": 1, "classes": 10, name: value}
+    with pytest.raises(error, match=rf"{name} .*{value}"):
+        SimpleCNN.build(**sizes)

@@ -1,0 +1,110 @@
+from argparse import Namespace
+from functools import partial
+
+import keras
+import numpy as np
+import pytest
+
+from pyimagesearch.training import fit, fit_batches
+
+OPTIONS = Namespace(batch_size=4, seed=5, verbose=0)
+
+
+class Recorder(keras.Model):
+    """Records the numbers of the images it is trained on, and what dropout keeps."""
+
+    def __init__(self):
+        super().__init__()
+        self.dropout = keras.layers.Dropout(0.5)
+        self.rows, self.kept = [], []
+
+    def call(self, images, training=None):
+        return self.dropout(images, training=training)
+
+    def train_step(self, data):
+        self.rows.append(data[0].numpy().astype(int).tolist())
+        self.kept.append(self(np.ones((8, 8)), training=True).numpy())
+        return {"loss": 0.0}
+
+
+def record(fit_phase, initial_epoch=0, options=OPTIONS):
+    model = Recorder()
+    model.compile(run_eagerly=True)
+    fit_phase(model, options, initial_epoch=initial_epoch)
+    return model.rows, np.array(model.kept)
+
+
+def fit_arrays(model, options, phase=0, **kwargs):
+    numbers = np.arange(10, dtype=np.float32)
+    fit(model, (numbers, numbers), options, phase, epochs=3, **kwargs)
+
+
+def test_epochs_shuffle_all_images_in_orders_of_their_own():
+    rows, kept = record(fit_arrays)
+    assert [len(batch) for batch in rows] == [4, 4, 2] * 3
+    epochs = [[*rows[i], *rows[i + 1], *rows[i + 2]] for i in (0, 3, 6)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert len(set(map(tuple, [*epochs, range(10)]))) == 4
+    assert len({mask.tobytes() for mask in kept}) == 9
+
+
+def test_an_epoch_depends_on_seed_phase_and_its_number_alone():
+    rows, kept = record(fit_arrays)
+    again, kept_again = record(fit_arrays)
+    assert again == rows
+    np.testing.assert_array_equal(kept_again, kept)
+    resumed, kept_resumed = record(fit_arrays, initial_epoch=1)
+    assert resumed == rows[3:]
+    np.testing.assert_array_equal(kept_resumed, kept[3:])
+    assert record(partial(fit_arrays, phase=1))[0] != rows
+    assert (
+        record(fit_arrays, options=Namespace(**vars(OPTIONS) | {"seed": 6}))[0] != rows
+    )
+
+
+def fit_generator(model, options, **kwargs):
+    def make_batches(rng):
+        rng = np.random.default_rng(rng)
+        while True:
+            numbers = rng.integers(1000, size=4).astype(np.float32)
+            yield numbers, numbers
+
+    fit_batches(model, make_batches, options, 1, steps_per_epoch=2, epochs=3, **kwargs)
+
+
+def test_batches_of_an_epoch_depend_on_seed_phase_and_its_number_alone():
+    rows, kept = record(fit_generator)
+    assert len(rows) == 6
+    for epoch in range(3):
+        rng = np.random.default_rng((5, 1, epoch))
+        expected = [rng.integers(1000, size=4).tolist() for _ in range(2)]
+        assert rows[2 * epoch : 2 * epoch + 2] == expected
+    resumed, kept_resumed = record(fit_generator, initial_epoch=1)
+    assert resumed == rows[2:]
+    np.testing.assert_array_equal(kept_resumed, kept[2:])
+
+
+def classifier_weights(steps_per_execution):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((6,)),
+            keras.layers.Dense(5, activation="relu"),
+            keras.layers.BatchNormalization(),
+            keras.layers.Dropout(0.5),
+            keras.layers.Dense(2),
+        ]
+    )
+    model.compile("adam", "mse", steps_per_execution=steps_per_execution)
+    images = np.random.default_rng(0).random((50, 6), dtype=np.float32)
+    fit(model, (images, images[:, :2]), OPTIONS, 0, epochs=2)
+    assert model.optimizer.iterations == 26
+    return model.get_weights()
+
+
+@pytest.mark.parametrize("steps_per_execution", [4, 16])
+def test_several_steps_at_once_change_nothing(steps_per_execution):
+    for one, several in zip(
+        classifier_weights(1), classifier_weights(steps_per_execution), strict=True
+    ):
+        np.testing.assert_array_equal(one, several)
