@@ -19,13 +19,17 @@ def fit(model: keras.Model, data: Split, options: Namespace, phase: int, **kwarg
     Keras's own `shuffle=True` repeats one order in every epoch once
     `keras.utils.set_random_seed` was called. Any `steps_per_execution` will do.
     """
-    with tf.device("CPU"):
-        images, labels = map(tf.constant, data)
-        order = tf.Variable(np.arange(len(images)), trainable=False)
+    images, labels = data
+    order = np.arange(len(images))
 
-    def batch(step):
+    def take(step):
         rows = order[step * options.batch_size : (step + 1) * options.batch_size]
-        return tf.gather(images, rows), tf.gather(labels, rows)
+        return images[rows], labels[rows]
+
+    def batch(step):  # in NumPy: tf.data would hold two more copies of the images
+        arrays = tf.numpy_function(take, [step], [images.dtype, labels.dtype])
+        shapes = [(None, *array.shape[1:]) for array in data]
+        return tuple(map(tf.ensure_shape, arrays, shapes))
 
     steps = math.ceil(len(images) / options.batch_size)
     batches = tf.data.Dataset.range(steps).map(batch).prefetch(2)
@@ -56,7 +60,7 @@ def _fit(model, batches, options, phase, order=None, **kwargs):
             if isinstance(layer, keras.layers.Dropout):
                 layer.seed_generator.state.assign(rng.integers(2**31, size=2))
         if order is not None:
-            order.assign(rng.permutation(order.shape[0]))
+            order[:] = rng.permutation(len(order))
 
     model.fit(
         batches,
