@@ -1,0 +1,249 @@
+"""Time this package against the tutorials' way, other libraries and bare TensorFlow.
+
+    python tests/benchmark.py [mnist|FILE.npz]
+
+Every figure is a median over rounds in which the rivals take turns, so that a change in
+the machine's speed meets all of them. CleverHans and the Adversarial Robustness Toolbox
+(ART) take part where they are installed.
+"""
+
+import argparse
+import contextlib
+import functools
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from pyimagesearch import datasets, experiment
+
+experiment.import_tensorflow()
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
+
+from pyimagesearch.datagen import generate_mixed_adverserial_batch  # noqa: E402
+from pyimagesearch.fgsm import generate_image_adversary  # noqa: E402
+from pyimagesearch.simplecnn import SimpleCNN  # noqa: E402
+from pyimagesearch.training import fit, fit_batches  # noqa: E402
+
+EPS, DIMS, BATCH, CHUNK = 0.1, (28, 28, 1), 64, 512
+ROUNDS, STEPS = 5, 500
+OPTIONS = argparse.Namespace(seed=0, batch_size=BATCH, verbose=0)
+
+
+def compare(title, unit, reference, rivals):
+    """Run the rivals in turns; print medians and ratios to the reference.
+
+    A rival is a function, and what its seconds are to be multiplied with.
+    """
+    times = {name: [] for name in rivals}
+    for run, _ in rivals.values():
+        run()
+    for _ in range(ROUNDS):
+        for name, (run, factor) in rivals.items():
+            started = time.perf_counter()
+            run()
+            times[name].append((time.perf_counter() - started) * factor)
+    print(f"\n{title}", flush=True)
+    for name, values in times.items():
+        ratios = [v / r for v, r in zip(values, times[reference], strict=True)]
+        print(
+            f"  {name:42}{statistics.median(values):9.2f} {unit}"
+            f"{statistics.median(ratios):9.2f} x   "
+            f"({min(ratios):.2f} to {max(ratios):.2f})",
+            flush=True,
+        )
+
+
+def per_image_adversary(model, image, label):
+    """FGSM as the tutorials write it."""
+    image = tf.cast(image, tf.float32)
+    with tf.GradientTape() as tape:
+        tape.watch(image)
+        loss = keras.losses.mean_squared_error(label, model(image))
+    return (image + tf.sign(tape.gradient(loss, image)) * EPS).numpy()
+
+
+def fgsm_rivals(model, images, labels):
+    """Return ways to attack all the images with FGSM, MSE and no clipping."""
+    chunks = [
+        (tf.constant(images[i : i + CHUNK]), tf.constant(labels[i : i + CHUNK]))
+        for i in range(0, len(images), CHUNK)
+    ]
+
+    @tf.function
+    def gradient_sign(images, labels):
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(images)
+            outputs = model(images, training=False)
+            loss = tf.reduce_sum(keras.losses.mean_squared_error(labels, outputs))
+        return tf.sign(tape.gradient(loss, images))
+
+    def run_bare():
+        for chunk in chunks:
+            gradient_sign(*chunk).numpy()
+
+    def run_per_image():
+        for image, label in zip(images[:100], labels[:100], strict=True):
+            per_image_adversary(model, image[np.newaxis], label[np.newaxis])
+
+    def run_package():
+        generate_image_adversary(model, images, labels, EPS)
+
+    rivals = {
+        "this package": (run_package, 1),
+        "bare compiled gradient, batches of 512": (run_bare, 1),
+        "per-image loop (from 100 images)": (run_per_image, len(images) / 100),
+    }
+    with contextlib.suppress(ImportError):
+        from art.attacks.evasion import FastGradientMethod
+        from art.estimators.classification import TensorFlowV2Classifier
+
+        classifier = TensorFlowV2Classifier(
+            model, 10, DIMS, loss_object=keras.losses.MeanSquaredError()
+        )
+        attack = FastGradientMethod(classifier, eps=EPS)
+        rivals["ART, its default batches"] = (
+            lambda: attack.generate(images, labels),
+            1,
+        )
+    with contextlib.suppress(ImportError):
+        from cleverhans.tf2.attacks.fast_gradient_method import fast_gradient_method
+
+        def mean_squared_error(labels, logits):
+            return keras.losses.mean_squared_error(labels, logits)
+
+        infer = functools.partial(model, training=False)
+
+        def run_cleverhans():
+            for x, y in chunks:
+                fast_gradient_method(
+                    infer, x, EPS, np.inf, loss_fn=mean_squared_error, y=y
+                ).numpy()
+
+        rivals["CleverHans, batches of 512"] = (run_cleverhans, 1)
+    return rivals
+
+
+def training_rivals(model, images, labels):
+    """Return ways to make a plain training step, and a mixed one."""
+    loss_function = keras.losses.CategoricalCrossentropy()
+    optimizer = keras.optimizers.Adam(1e-4)
+    optimizer.build(model.trainable_variables)
+    half, batch = BATCH // 2, (tf.constant(images[:BATCH]), tf.constant(labels[:BATCH]))
+
+    def train(images, labels):
+        with tf.GradientTape() as tape:
+            loss = loss_function(labels, model(images, training=True))
+        gradients = tape.gradient(loss, model.trainable_variables)
+        optimizer.apply(gradients, model.trainable_variables)
+
+    def train_mixed(images, labels):
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(normal := images[:half])
+            outputs = model(normal, training=False)
+            loss = tf.reduce_sum(
+                keras.losses.mean_squared_error(labels[:half], outputs)
+            )
+        adversaries = normal + EPS * tf.sign(tape.gradient(loss, normal))
+        train(tf.concat([adversaries, images[half:]], axis=0), labels)
+
+    bare, fused = tf.function(train), tf.function(train_mixed)
+
+    def repeat(step):
+        for _ in range(STEPS):
+            step(*batch)
+
+    def per_image_batches():
+        rng = np.random.default_rng(0)
+        while True:
+            rows = rng.choice(len(images), BATCH, replace=False)
+            adversaries = [
+                per_image_adversary(model, image[np.newaxis], label[np.newaxis])
+                for image, label in zip(
+                    images[rows[:half]], labels[rows[:half]], strict=True
+                )
+            ]
+            mixed = np.concatenate([*adversaries, images[rows[half:]]])
+            order = rng.permutation(BATCH)
+            yield mixed[order], labels[rows][order]
+
+    mixed_batches = functools.partial(
+        generate_mixed_adverserial_batch, model, BATCH, images, labels, DIMS, eps=EPS
+    )
+    data = images[: STEPS * BATCH], labels[: STEPS * BATCH]
+
+    def run_plain_fit():
+        fit(trained_at_once, data, OPTIONS, phase=0, epochs=1)
+
+    def run_mixed_fit():
+        fit_batches(
+            trained, mixed_batches, OPTIONS, phase=1, steps_per_epoch=STEPS, epochs=1
+        )
+
+    def run_per_image_fit():
+        trained.fit(per_image_batches(), steps_per_epoch=4, shuffle=False, verbose=0)
+
+    # Two models over the same layers, to be compiled as the scripts compile one.
+    trained_at_once, trained = keras.models.Sequential(model.layers), model
+    compile_model(trained, steps_per_execution=1)
+    compile_model(trained_at_once, steps_per_execution=experiment.STEPS_PER_EXECUTION)
+    milliseconds = 1000 / STEPS
+    plain = {
+        "model.fit, as the scripts run it": (run_plain_fit, milliseconds),
+        "bare compiled step": (lambda: repeat(bare), milliseconds),
+    }
+    mixed = {
+        "model.fit, in step, as the script runs it": (run_mixed_fit, milliseconds),
+        "fused compiled step": (lambda: repeat(fused), milliseconds),
+        "model.fit, per-image generator (4 steps)": (run_per_image_fit, 1000 / 4),
+    }
+    return plain, mixed
+
+
+def compile_model(model, **options):
+    """Compile as the scripts do for fine-tuning."""
+    model.compile(
+        optimizer=keras.optimizers.Adam(1e-4),
+        loss="categorical_crossentropy",
+        metrics=["accuracy"],
+        **options,
+    )
+
+
+def main():
+    """Run the comparisons."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "data", nargs="?", default="mnist", help="mnist or an .npz file"
+    )
+    data = parser.parse_args().data
+    train, (test_images, test_labels) = datasets.load(data)
+    keras.utils.set_random_seed(0)
+    model = SimpleCNN.build(28, 28, 1, 10)
+    compile_model(model)
+    model.fit(*train, batch_size=BATCH, epochs=1, verbose=0)
+
+    title = f"FGSM over {len(test_images):,} images"
+    rivals = fgsm_rivals(model, test_images, test_labels)
+    compare(title, "s ", "bare compiled gradient, batches of 512", rivals)
+    plain, mixed = training_rivals(model, *train)
+    compare("A plain training step", "ms", "bare compiled step", plain)
+    compare("A mixed fine-tuning step", "ms", "fused compiled step", mixed)
+
+    print("\nPeak memory of a script, two epochs and one of fine-tuning")
+    for script in sorted(Path(__file__).parent.parent.glob("train_*.py")):
+        short = ["--data", data, "--epochs", "2", "--fine-tune-epochs", "1", "--quiet"]
+        code = (
+            "import resource, subprocess, sys; subprocess.check_call(sys.argv[1:]);"
+            "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)"
+        )
+        command = [sys.executable, "-c", code, sys.executable, str(script), *short]
+        output = subprocess.run(command, capture_output=True, text=True, check=True)
+        print(f"  {script.name:42}{output.stdout.split()[-1]:>9} MB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""What a program sees before TensorFlow is loaded."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = ["train_adversarial_defense", "train_mixed_adversarial_defense"]
+
+
+def run_python(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | environment,
+    )
+
+
+def test_another_backend_is_one_clear_error():
+    finished = run_python("import pyimagesearch", KERAS_BACKEND="jax")
+    assert finished.returncode == 1
+    assert "ImportError" in finished.stderr
+    assert "'jax': set KERAS_BACKEND=tensorflow" in finished.stderr
+
+
+def test_another_backend_already_loaded_is_one_clear_error():
+    finished = run_python(
+        "import sys, types; keras = types.ModuleType('keras');"
+        "keras.backend = types.SimpleNamespace(backend=lambda: 'torch');"
+        "sys.modules['keras'] = keras; import pyimagesearch",
+        KERAS_BACKEND="",
+    )
+    assert finished.returncode == 1
+    assert "'torch'" in finished.stderr
+
+
+WRONG_OPTIONS = [
+    (["--epoch", "0"], "--epochs", "0"),
+    (["--epochs", "many"], "--epochs", "'many'"),
+    (["--fine-tune-epochs", "-1"], "--fine-tune-epochs", "-1"),
+    (["--batch-size", "0"], "--batch-size", "0"),
+    (["--eps", "-0.1"], "--eps", "-0.1"),
+    (["--eps", "nan"], "--eps", "nan"),
+    (["--seed", "-1"], "--seed", "-1"),
+    (["--data", "no such file"], "--data", "'no such file'"),
+    (["--sede", "1"], "--sede", "1"),
+]
+
+
+def test_options_are_answered_before_tensorflow_is_loaded():
+    cases = [(script, options) for script in SCRIPTS for options, *_ in WRONG_OPTIONS]
+    cases += [(SCRIPTS[0], ["--split", "0.5"]), (SCRIPTS[1], ["--split", "1.5"])]
+    cases += [(script, ["--help"]) for script in SCRIPTS]
+    code = f"""
+import importlib, sys
+for script, options in {cases!r}:
+    sys.argv = [script + ".py", *options]
+    print("$", *sys.argv, file=sys.stderr)
+    try:
+        importlib.import_module(script).main()
+    except SystemExit as exit:
+        print("exit status", exit.code, file=sys.stderr)
+assert not {{"tensorflow", "keras", "sklearn"}} & set(sys.modules)
+"""
+    finished = run_python(code)
+    assert finished.returncode == 0, finished.stderr
+    answers = finished.stderr.split("$ ")[1:]
+    assert len(answers) == len(cases)
+    for (script, options), answer in zip(cases, answers, strict=True):
+        lines = answer.splitlines()[1:]
+        if options == ["--help"]:
+            assert lines == ["exit status 0"]
+            continue
+        error, status = lines  # one line, no usage, no traceback
+        assert error.startswith(f"{script}.py: error: ")
+        assert status == "exit status 2"
+        for wanted, *named in WRONG_OPTIONS:
+            if options == wanted:
+                assert all(name in error for name in named)
+    assert finished.stdout.count("--fine-tune-epochs") >= 2
+    assert finished.stdout.count("--split") == 2  # usage and help of one script

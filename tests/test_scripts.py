@@ -1,0 +1,155 @@
+"""The scripts from start to finish."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FIRST, SECOND = "train_adversarial_defense.py", "train_mixed_adversarial_defense.py"
+MNIST_NPZ = os.environ.get("MNIST_NPZ")
+
+pytestmark = pytest.mark.slow
+
+FINE_TUNING = {
+    FIRST: ["fine-tuning network on adversarial examples..."],
+    SECOND: [
+        "creating mixed data generator...",
+        "fine-tuning network on dynamic mixed data...",
+    ],
+}
+
+
+def run_script(script, *options, **environment):
+    return subprocess.run(
+        [sys.executable, str(ROOT / script), *options],
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
+    )
+
+
+def figures(finished):
+    """Return the printed losses and accuracies, in their order."""
+    assert finished.returncode == 0, finished.stderr
+    found = re.findall(r"\[INFO\] loss: (\S+), acc: (\S+)", finished.stdout)
+    return [(float(loss), float(accuracy)) for loss, accuracy in found]
+
+
+def expected_info_lines(script):
+    figures_line = "loss: 0.0000, acc: 0.0000"
+    return [
+        "compiling model...",
+        "training network...",
+        "normal testing images:",
+        figures_line,
+        "generating adversarial examples with FGSM...",
+        "adversarial testing images:",
+        figures_line,
+        "re-compiling model...",
+        *FINE_TUNING[script],
+        "normal testing images *after* fine-tuning:",
+        figures_line,
+        "adversarial images *after* fine-tuning:",
+        figures_line,
+    ]
+
+
+def info_lines(stdout):
+    lines = re.findall(r"^\[INFO\] (.*)$", stdout, flags=re.MULTILINE)
+    return [re.sub(r"\d+\.\d{4}\b", "0.0000", line) for line in lines]
+
+
+@pytest.fixture
+def offline(tmp_path):
+    """An empty home folder, and a proxy that refuses every connection."""
+    proxies = dict.fromkeys(
+        ("http_proxy", "https_proxy", "HTTPS_PROXY"), "http://127.0.0.1:9"
+    )
+    return {"HOME": str(tmp_path), "KERAS_HOME": str(tmp_path / ".keras")} | proxies
+
+
+@pytest.mark.parametrize("script", [FIRST, SECOND])
+def test_bare_and_offline_it_tells_the_story_on_digits(script, offline):
+    finished = run_script(script, **offline)
+    normal, attacked, normal_after, attacked_after = figures(finished)
+    assert normal[1] >= 0.97
+    assert attacked[1] <= 0.30
+    assert attacked_after[1] >= 0.85
+    if script == SECOND:
+        assert normal_after[1] >= 0.97
+    loading, stand_in, *story = info_lines(finished.stdout)
+    assert loading == "loading MNIST dataset..."
+    assert "mnist is neither cached nor downloadable" in stand_in
+    assert stand_in.endswith("using scikit-learn's digits instead")
+    assert story == expected_info_lines(script)
+    # Piped, an epoch is one line besides its number, and nothing goes to stderr.
+    assert finished.stdout.count("Epoch ") == 40 + 30
+    assert finished.stdout.count("ms/step") == 40 + 30
+    assert "\b" not in finished.stdout and "\r" not in finished.stdout
+    assert finished.stderr == ""
+
+
+@pytest.mark.parametrize("script", [FIRST, SECOND])
+def test_one_seed_gives_one_result(script):
+    options = ["--data", "digits", "--epochs", "3", "--fine-tune-epochs", "2"]
+    options.append("--quiet")
+    first, again, other = (
+        run_script(script, *options, "--seed", seed) for seed in ("4", "4", "5")
+    )
+    assert figures(first) == figures(again)
+    assert figures(first) != figures(other)
+    assert "Epoch" not in first.stdout
+
+
+@pytest.mark.skipif(not MNIST_NPZ, reason="MNIST_NPZ names no file")
+@pytest.mark.parametrize("script", [FIRST, SECOND])
+def test_short_run_on_mnist(script):
+    options = ["--data", MNIST_NPZ, "--epochs", "2", "--fine-tune-epochs", "1"]
+    finished = run_script(script, *options)
+    normal, attacked, normal_after, attacked_after = figures(finished)
+    assert normal[1] >= 0.97
+    assert attacked[1] <= 0.30
+    assert attacked_after[1] > attacked[1] + 0.3
+    if script == SECOND:
+        assert normal_after[1] >= 0.97
+        assert attacked_after[1] >= 0.85
+    assert info_lines(finished.stdout)[1:] == expected_info_lines(script)
+    assert finished.stderr == ""
+
+
+def test_wrong_data_is_one_line(tmp_path):
+    path = tmp_path / "data.npz"
+    np.savez(path, x_train=np.zeros((3, 8, 8)), y_train=np.zeros(3, int))
+    finished = run_script(SECOND, "--data", str(path))
+    assert finished.returncode == 2
+    (line,) = finished.stderr.splitlines()
+    assert line.startswith(f"{SECOND}: error: --data: {path}")
+    assert "x_test" in line
+
+
+def test_named_data_that_cannot_be_had_is_one_line(offline):
+    finished = run_script(FIRST, "--data", "mnist", **offline)
+    assert finished.returncode == 2
+    (line,) = finished.stderr.splitlines()
+    assert "mnist is neither cached nor downloadable" in line
+
+
+def test_network_that_hangs_is_given_up(offline):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        proxy = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        started = time.monotonic()
+        finished = run_script(
+            FIRST, "--data", "mnist", **dict.fromkeys(offline, proxy) | {
+                key: offline[key] for key in ("HOME", "KERAS_HOME")
+            },
+        )  # fmt: skip
+    assert finished.returncode == 2
+    assert "no data for 10 seconds" in finished.stderr
+    assert time.monotonic() - started >= 10
