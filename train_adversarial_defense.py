@@ -20,7 +20,7 @@ def main():
 
     print("[INFO] loading MNIST dataset...")
     train, test = experiment.load_data(options)
-    test_images, test_labels = test
+    (train_images, _), (test_images, test_labels) = train, test
     height, width, depth = test_images.shape[1:]
     classes = test_labels.shape[1]
 
@@ -30,7 +30,9 @@ def main():
         optimizer=keras.optimizers.Adam(1e-3),
         loss="categorical_crossentropy",
         metrics=["accuracy"],
-        steps_per_execution=experiment.STEPS_PER_EXECUTION,
+        steps_per_execution=experiment.steps_at_once(
+            len(train_images), options.batch_size
+        ),
     )
 
     print("[INFO] training network...")
@@ -49,7 +51,9 @@ def main():
         optimizer=keras.optimizers.Adam(1e-4),
         loss="categorical_crossentropy",
         metrics=["accuracy"],
-        steps_per_execution=experiment.STEPS_PER_EXECUTION,
+        steps_per_execution=experiment.steps_at_once(
+            len(adversaries), options.batch_size
+        ),
     )
 
     print("[INFO] fine-tuning network on adversarial examples...")

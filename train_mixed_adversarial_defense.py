@@ -33,7 +33,9 @@ def main():
         optimizer=keras.optimizers.Adam(1e-3),
         loss="categorical_crossentropy",
         metrics=["accuracy"],
-        steps_per_execution=experiment.STEPS_PER_EXECUTION,
+        steps_per_execution=experiment.steps_at_once(
+            len(train_images), options.batch_size
+        ),
     )
 
     print("[INFO] training network...")

@@ -1,6 +1,7 @@
 """What the two scripts share: options, a quiet start, data, `[INFO]` lines."""
 
 import argparse
+import math
 import os
 import sys
 import tempfile
@@ -8,10 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pyimagesearch import checks, datasets
-
-# Steps that TensorFlow runs at one call: the same results, and Keras's own work around
-# a step is done once for all of them.
-STEPS_PER_EXECUTION = 16
 
 
 def parse_options(description: str, mixed: bool = False) -> argparse.Namespace:
@@ -24,24 +21,18 @@ def parse_options(description: str, mixed: bool = False) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description)
     parser.error = fail  # one line, without the usage
     names = ", ".join(datasets.NAMES)
-    for flag, kind, default, what in [
-        ("--data", str, None, f"{names}, or an .npz file (default: mnist, or digits)"),
-        ("--epochs", int, None, "epochs of training (default: 20, for digits 40)"),
-        (
-            "--fine-tune-epochs",
-            int,
-            None,
-            "of fine-tuning (default: 10, for digits 30)",
-        ),
-        ("--batch-size", int, 64, "images in a batch (default: 64)"),
-        ("--eps", float, 0.1, "strength of the attack, pixels 0 to 1 (default: 0.1)"),
-        ("--split", float, 0.5, "share of normal images in a batch (default: 0.5)"),
-        ("--seed", int, 0, "seed of all randomness (default: 0)"),
+    for flag, kind, what in [
+        ("--data", str, f"{names}, or an .npz file (default: mnist, or digits)"),
+        ("--epochs", int, "epochs of training (default: 20; digits: 40)"),
+        ("--fine-tune-epochs", int, "epochs of fine-tuning (default: 10; digits: 30)"),
+        ("--batch-size", int, "images in a batch (default: 64)"),
+        ("--eps", float, "strength of the attack, pixels 0 to 1 (default: 0.1)"),
+        ("--split", float, "share of normal images in a batch (default: 0.5)"),
+        ("--seed", int, "seed of all randomness (default: 0)"),
     ]:
         if mixed or flag != "--split":
-            parser.add_argument(
-                flag, type=kind, default=default, metavar="X", help=what
-            )
+            parser.add_argument(flag, type=kind, metavar="X", help=what)
+    parser.set_defaults(batch_size=64, eps=0.1, split=0.5, seed=0)
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     options = parser.parse_args()
     try:
@@ -49,7 +40,7 @@ def parse_options(description: str, mixed: bool = False) -> argparse.Namespace:
             if (value := getattr(options, name)) is not None:
                 checks.positive_integer(f"--{name.replace('_', '-')}", value)
         checks.number_in("--eps", options.eps, low=0)
-        checks.number_in("--split", getattr(options, "split", 0), 0, 1)
+        checks.number_in("--split", options.split, 0, 1)
         checks.number_in("--seed", options.seed, 0, 2**32 - 1)
     except ValueError as error:
         fail(str(error))
@@ -80,15 +71,26 @@ def load_data(options: argparse.Namespace) -> tuple[datasets.Split, datasets.Spl
             if name == names[-1]:
                 fail(f"--data: {error}")
             print(f"[INFO] {error}; using scikit-learn's digits instead")
+    if options.data in datasets.NAMES[1:]:
+        print(f"[INFO] using {options.data} instead")
     # 1,437 digits need more epochs than 60,000 images to tell the same story.
-    options.epochs = options.epochs or (40 if name == "digits" else 20)
-    options.fine_tune_epochs = options.fine_tune_epochs or (
-        30 if name == "digits" else 10
-    )
+    epochs, fine_tune_epochs = (40, 30) if name == "digits" else (20, 10)
+    options.epochs = options.epochs or epochs
+    options.fine_tune_epochs = options.fine_tune_epochs or fine_tune_epochs
     if options.batch_size > len(data[0][0]):
         images = f"{len(data[0][0])} training images"
         fail(f"--batch-size must be at most the {images}, got {options.batch_size}")
     return data
+
+
+def steps_at_once(images: int, batch_size: int) -> int:
+    """Return how many steps, 16 at most, TensorFlow may run at one call.
+
+    The results are the same, and Keras does its own work around a step once for all of
+    them. They divide the epoch evenly, or its progress bar would run over.
+    """
+    steps = math.ceil(images / batch_size)
+    return max(count for count in range(1, 17) if steps % count == 0)
 
 
 def report(what: str, model, data: datasets.Split) -> None:
@@ -105,7 +107,10 @@ def import_tensorflow() -> None:
     points elsewhere meanwhile.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    stderr = os.dup(2)
+    try:
+        stderr = os.dup(2)
+    except OSError:  # closed, so there is nothing to hide
+        return
     with tempfile.TemporaryFile() as chatter:
         os.dup2(chatter.fileno(), 2)
         try:

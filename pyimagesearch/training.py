@@ -18,6 +18,13 @@ def fit(model: keras.Model, data: Split, options: Namespace, phase: int, **kwarg
 
     Keras's own `shuffle=True` repeats one order in every epoch once
     `keras.utils.set_random_seed` was called. Any `steps_per_execution` will do.
+
+    Args:
+        model: A compiled model.
+        data: Images `(n, ...)` and labels `(n, ...)`.
+        options: `batch_size`, `seed` and `verbose` of the run.
+        phase: The number of this training in the run; each has its own randomness.
+        **kwargs: More for `model.fit`.
     """
     images, labels = data
     order = np.arange(len(images))
@@ -43,7 +50,15 @@ def fit_batches(
     phase: int,
     **kwargs,
 ):
-    """Call `model.fit`, in step, on `make_batches(rng=...)`, anew for each epoch."""
+    """Call `model.fit`, in step, on batches from a generator made anew for each epoch.
+
+    Args:
+        model: A compiled model.
+        make_batches: A function that takes `rng=` and returns a batch generator.
+        options: `seed` and `verbose` of the run.
+        phase: As for `fit`.
+        **kwargs: More for `model.fit`, `steps_per_epoch` among it.
+    """
 
     def batches():
         for epoch in itertools.count(kwargs.get("initial_epoch", 0)):

@@ -29,7 +29,7 @@ from pyimagesearch.simplecnn import SimpleCNN  # noqa: E402
 from pyimagesearch.training import fit, fit_batches  # noqa: E402
 
 EPS, DIMS, BATCH, CHUNK = 0.1, (28, 28, 1), 64, 512
-ROUNDS, STEPS = 5, 500
+ROUNDS, STEPS = 5, 490
 OPTIONS = argparse.Namespace(seed=0, batch_size=BATCH, verbose=0)
 
 
@@ -142,7 +142,8 @@ def training_rivals(model, images, labels):
 
     def train_mixed(images, labels):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(normal := images[:half])
+            normal = images[:half]
+            tape.watch(normal)
             outputs = model(normal, training=False)
             loss = tf.reduce_sum(
                 keras.losses.mean_squared_error(labels[:half], outputs)
@@ -189,7 +190,10 @@ def training_rivals(model, images, labels):
     # Two models over the same layers, to be compiled as the scripts compile one.
     trained_at_once, trained = keras.models.Sequential(model.layers), model
     compile_model(trained, steps_per_execution=1)
-    compile_model(trained_at_once, steps_per_execution=experiment.STEPS_PER_EXECUTION)
+    compile_model(
+        trained_at_once,
+        steps_per_execution=experiment.steps_at_once(len(images), BATCH),
+    )
     milliseconds = 1000 / STEPS
     plain = {
         "model.fit, as the scripts run it": (run_plain_fit, milliseconds),
