@@ -14,13 +14,13 @@ def main():
 
     from pyimagesearch.fgsm import generate_image_adversary
     from pyimagesearch.simplecnn import SimpleCNN
-    from pyimagesearch.training import fit
+    from pyimagesearch.training import fit, steps_at_once
 
     keras.utils.set_random_seed(options.seed)
 
     print("[INFO] loading MNIST dataset...")
     train, test = experiment.load_data(options)
-    (train_images, _), (test_images, test_labels) = train, test
+    test_images, test_labels = test
     height, width, depth = test_images.shape[1:]
     classes = test_labels.shape[1]
 
@@ -30,9 +30,7 @@ def main():
         optimizer=keras.optimizers.Adam(1e-3),
         loss="categorical_crossentropy",
         metrics=["accuracy"],
-        steps_per_execution=experiment.steps_at_once(
-            len(train_images), options.batch_size
-        ),
+        steps_per_execution=steps_at_once(train, options),
     )
 
     print("[INFO] training network...")
@@ -51,9 +49,7 @@ def main():
         optimizer=keras.optimizers.Adam(1e-4),
         loss="categorical_crossentropy",
         metrics=["accuracy"],
-        steps_per_execution=experiment.steps_at_once(
-            len(adversaries), options.batch_size
-        ),
+        steps_per_execution=steps_at_once(attacked, options),
     )
 
     print("[INFO] fine-tuning network on adversarial examples...")

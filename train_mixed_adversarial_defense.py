@@ -17,7 +17,7 @@ def main():
     from pyimagesearch.datagen import generate_mixed_adverserial_batch
     from pyimagesearch.fgsm import generate_image_adversary
     from pyimagesearch.simplecnn import SimpleCNN
-    from pyimagesearch.training import fit, fit_batches
+    from pyimagesearch.training import fit, fit_batches, steps_at_once
 
     keras.utils.set_random_seed(options.seed)
 
@@ -33,9 +33,7 @@ def main():
         optimizer=keras.optimizers.Adam(1e-3),
         loss="categorical_crossentropy",
         metrics=["accuracy"],
-        steps_per_execution=experiment.steps_at_once(
-            len(train_images), options.batch_size
-        ),
+        steps_per_execution=steps_at_once(train, options),
     )
 
     print("[INFO] training network...")

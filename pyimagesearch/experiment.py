@@ -1,7 +1,6 @@
 """What the two scripts share: options, a quiet start, data, `[INFO]` lines."""
 
 import argparse
-import math
 import os
 import sys
 import tempfile
@@ -81,16 +80,6 @@ def load_data(options: argparse.Namespace) -> tuple[datasets.Split, datasets.Spl
         images = f"{len(data[0][0])} training images"
         fail(f"--batch-size must be at most the {images}, got {options.batch_size}")
     return data
-
-
-def steps_at_once(images: int, batch_size: int) -> int:
-    """Return how many steps, 16 at most, TensorFlow may run at one call.
-
-    The results are the same, and Keras does its own work around a step once for all of
-    them. They divide the epoch evenly, or its progress bar would run over.
-    """
-    steps = math.ceil(images / batch_size)
-    return max(count for count in range(1, 17) if steps % count == 0)
 
 
 def report(what: str, model, data: datasets.Split) -> None:

@@ -92,14 +92,10 @@ def prepare_attack(
     key = (loss, images.shape[1:], tuple(map(id, model.layers)))
     if key not in functions:
         functions[key] = _compile(model, loss, images.shape[1:])
-    gradient_sign, shape, takes_class_ids = functions[key]
-
+    gradient_sign, shape = functions[key]
     targets = match_labels("label", label, len(images), shape)
-    are_class_ids = targets.dtype == np.int64
-    if are_class_ids and not takes_class_ids:
+    if targets.dtype == np.int64:
         targets = np.eye(shape[-1], dtype=np.float32)[targets]
-    elif takes_class_ids and not are_class_ids:
-        targets = targets.argmax(axis=-1)
     return gradient_sign, targets
 
 
@@ -109,10 +105,6 @@ def _compile(model, loss, image_shape):
     takes_class_ids = loss is keras.losses.sparse_categorical_crossentropy or (
         isinstance(loss, keras.losses.SparseCategoricalCrossentropy)
     )
-    if takes_class_ids:
-        target_spec = tf.TensorSpec((None, *shape[:-1]), tf.int64)
-    else:
-        target_spec = tf.TensorSpec((None, *shape), tf.float32)
     # Calling a loss object would average over the batch; gradients divided by many
     # images underflow to zero. Its `call` returns one value an image.
     loss_function = loss.call if isinstance(loss, keras.losses.Loss) else loss
@@ -120,15 +112,16 @@ def _compile(model, loss, image_shape):
         raise ValueError(f"loss must be a Keras loss or its name, got {loss!r}")
     model_reference = weakref.ref(model)
 
-    @tf.function(
-        input_signature=[tf.TensorSpec((None, *image_shape), tf.float32), target_spec],
-        autograph=False,
-    )
+    specs = [tf.TensorSpec((None, *s), tf.float32) for s in (image_shape, shape)]
+
+    @tf.function(input_signature=specs, autograph=False)
     def gradient_sign(images, targets):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(images)
             output = model_reference()(images, training=False)
             output = tf.cast(keras.tree.flatten(output)[0], tf.float32)
+            if takes_class_ids:
+                targets = tf.argmax(targets, axis=-1)
             losses = loss_function(targets, output)
             if losses.shape.rank == 0:  # averaged after all: undo the division
                 losses *= tf.cast(tf.shape(images)[0], losses.dtype)
@@ -138,7 +131,7 @@ def _compile(model, loss, image_shape):
             raise ValueError("model and loss have no gradient with respect to images")
         return tf.sign(gradient)
 
-    return gradient_sign, shape, takes_class_ids
+    return gradient_sign, shape
 
 
 def _check_model(model):

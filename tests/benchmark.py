@@ -26,7 +26,7 @@ import tensorflow as tf  # noqa: E402
 from pyimagesearch.datagen import generate_mixed_adverserial_batch  # noqa: E402
 from pyimagesearch.fgsm import generate_image_adversary  # noqa: E402
 from pyimagesearch.simplecnn import SimpleCNN  # noqa: E402
-from pyimagesearch.training import fit, fit_batches  # noqa: E402
+from pyimagesearch.training import fit, fit_batches, steps_at_once  # noqa: E402
 
 EPS, DIMS, BATCH, CHUNK = 0.1, (28, 28, 1), 64, 512
 ROUNDS, STEPS = 5, 490
@@ -189,10 +189,10 @@ def training_rivals(model, images, labels):
 
     # Two models over the same layers, to be compiled as the scripts compile one.
     trained_at_once, trained = keras.models.Sequential(model.layers), model
-    compile_model(trained, steps_per_execution=1)
+    compile_model(trained)
     compile_model(
         trained_at_once,
-        steps_per_execution=experiment.steps_at_once(len(images), BATCH),
+        steps_per_execution=steps_at_once(data, OPTIONS),
     )
     milliseconds = 1000 / STEPS
     plain = {
