@@ -14,7 +14,7 @@ def main():
 
     from pyimagesearch.fgsm import generate_image_adversary
     from pyimagesearch.simplecnn import SimpleCNN
-    from pyimagesearch.training import fit, steps_at_once
+    from pyimagesearch.training import fit
 
     keras.utils.set_random_seed(options.seed)
 
@@ -30,7 +30,6 @@ def main():
         optimizer=keras.optimizers.Adam(1e-3),
         loss="categorical_crossentropy",
         metrics=["accuracy"],
-        steps_per_execution=steps_at_once(train, options),
     )
 
     print("[INFO] training network...")
@@ -49,7 +48,6 @@ def main():
         optimizer=keras.optimizers.Adam(1e-4),
         loss="categorical_crossentropy",
         metrics=["accuracy"],
-        steps_per_execution=steps_at_once(attacked, options),
     )
 
     print("[INFO] fine-tuning network on adversarial examples...")

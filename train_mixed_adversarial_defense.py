@@ -17,7 +17,7 @@ def main():
     from pyimagesearch.datagen import generate_mixed_adverserial_batch
     from pyimagesearch.fgsm import generate_image_adversary
     from pyimagesearch.simplecnn import SimpleCNN
-    from pyimagesearch.training import fit, fit_batches, steps_at_once
+    from pyimagesearch.training import fit, fit_batches
 
     keras.utils.set_random_seed(options.seed)
 
@@ -33,7 +33,6 @@ def main():
         optimizer=keras.optimizers.Adam(1e-3),
         loss="categorical_crossentropy",
         metrics=["accuracy"],
-        steps_per_execution=steps_at_once(train, options),
     )
 
     print("[INFO] training network...")
@@ -70,9 +69,9 @@ def main():
     fit_batches(
         model,
         mixed_batches,
+        len(train_images) // options.batch_size,
         options,
         phase=1,
-        steps_per_epoch=len(train_images) // options.batch_size,
         epochs=options.fine_tune_epochs,
     )
 

@@ -26,7 +26,7 @@ import tensorflow as tf  # noqa: E402
 from pyimagesearch.datagen import generate_mixed_adverserial_batch  # noqa: E402
 from pyimagesearch.fgsm import generate_image_adversary  # noqa: E402
 from pyimagesearch.simplecnn import SimpleCNN  # noqa: E402
-from pyimagesearch.training import fit, fit_batches, steps_at_once  # noqa: E402
+from pyimagesearch.training import fit, fit_batches  # noqa: E402
 
 EPS, DIMS, BATCH, CHUNK = 0.1, (28, 28, 1), 64, 512
 ROUNDS, STEPS = 5, 490
@@ -177,23 +177,14 @@ def training_rivals(model, images, labels):
     data = images[: STEPS * BATCH], labels[: STEPS * BATCH]
 
     def run_plain_fit():
-        fit(trained_at_once, data, OPTIONS, phase=0, epochs=1)
+        fit(model, data, OPTIONS, phase=0, epochs=1)
 
     def run_mixed_fit():
-        fit_batches(
-            trained, mixed_batches, OPTIONS, phase=1, steps_per_epoch=STEPS, epochs=1
-        )
+        fit_batches(model, mixed_batches, STEPS, OPTIONS, phase=1, epochs=1)
 
     def run_per_image_fit():
-        trained.fit(per_image_batches(), steps_per_epoch=4, shuffle=False, verbose=0)
+        model.fit(per_image_batches(), steps_per_epoch=4, shuffle=False, verbose=0)
 
-    # Two models over the same layers, to be compiled as the scripts compile one.
-    trained_at_once, trained = keras.models.Sequential(model.layers), model
-    compile_model(trained)
-    compile_model(
-        trained_at_once,
-        steps_per_execution=steps_at_once(data, OPTIONS),
-    )
     milliseconds = 1000 / STEPS
     plain = {
         "model.fit, as the scripts run it": (run_plain_fit, milliseconds),
@@ -207,16 +198,6 @@ def training_rivals(model, images, labels):
     return plain, mixed
 
 
-def compile_model(model, **options):
-    """Compile as the scripts do for fine-tuning."""
-    model.compile(
-        optimizer=keras.optimizers.Adam(1e-4),
-        loss="categorical_crossentropy",
-        metrics=["accuracy"],
-        **options,
-    )
-
-
 def main():
     """Run the comparisons."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -227,7 +208,11 @@ def main():
     train, (test_images, test_labels) = datasets.load(data)
     keras.utils.set_random_seed(0)
     model = SimpleCNN.build(28, 28, 1, 10)
-    compile_model(model)
+    model.compile(
+        optimizer=keras.optimizers.Adam(1e-4),
+        loss="categorical_crossentropy",
+        metrics=["accuracy"],
+    )
     model.fit(*train, batch_size=BATCH, epochs=1, verbose=0)
 
     title = f"FGSM over {len(test_images):,} images"

@@ -3,7 +3,6 @@ from functools import partial
 
 import keras
 import numpy as np
-import pytest
 
 from pyimagesearch.training import fit, fit_batches
 
@@ -69,7 +68,7 @@ def fit_generator(model, options, **kwargs):
             numbers = rng.integers(1000, size=4).astype(np.float32)
             yield numbers, numbers
 
-    fit_batches(model, make_batches, options, 1, steps_per_epoch=2, epochs=3, **kwargs)
+    fit_batches(model, make_batches, 2, options, 1, epochs=3, **kwargs)
 
 
 def test_batches_of_an_epoch_depend_on_seed_phase_and_its_number_alone():
@@ -82,29 +81,3 @@ def test_batches_of_an_epoch_depend_on_seed_phase_and_its_number_alone():
     resumed, kept_resumed = record(fit_generator, initial_epoch=1)
     assert resumed == rows[2:]
     np.testing.assert_array_equal(kept_resumed, kept[2:])
-
-
-def classifier_weights(steps_per_execution):
-    keras.utils.set_random_seed(0)
-    model = keras.Sequential(
-        [
-            keras.Input((6,)),
-            keras.layers.Dense(5, activation="relu"),
-            keras.layers.BatchNormalization(),
-            keras.layers.Dropout(0.5),
-            keras.layers.Dense(2),
-        ]
-    )
-    model.compile("adam", "mse", steps_per_execution=steps_per_execution)
-    images = np.random.default_rng(0).random((50, 6), dtype=np.float32)
-    fit(model, (images, images[:, :2]), OPTIONS, 0, epochs=2)
-    assert model.optimizer.iterations == 26
-    return model.get_weights()
-
-
-@pytest.mark.parametrize("steps_per_execution", [4, 16])
-def test_several_steps_at_once_change_nothing(steps_per_execution):
-    for one, several in zip(
-        classifier_weights(1), classifier_weights(steps_per_execution), strict=True
-    ):
-        np.testing.assert_array_equal(one, several)
