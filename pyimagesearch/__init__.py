@@ -6,8 +6,8 @@ Importing this package loads nothing heavy; its modules load TensorFlow and Kera
 import os
 import sys
 
-# Keras reads this variable when it is imported, before its own keras.json.
-_backend = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+# For Keras, when it is imported, this variable comes before its own keras.json.
+_backend = os.environ["KERAS_BACKEND"] = os.getenv("KERAS_BACKEND") or "tensorflow"
 if "keras" in sys.modules:
     _backend = sys.modules["keras"].backend.backend()
 if _backend != "tensorflow":

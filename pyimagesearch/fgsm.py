@@ -61,6 +61,10 @@ def generate_image_adversary(
         raise ValueError(
             f"image must be (n, height, width, channels), got {images.shape}"
         )
+    if clip is not None:
+        if np.shape(clip) != (2,) or checks.number_in("clip", clip[0]) >= clip[1]:
+            raise ValueError(f"clip must be (low, high) or None, got {clip!r}")
+        checks.number_in("clip", clip[1])
     step = np.float32(checks.number_in("eps", eps, low=0))
     if targeted:
         step = -step
@@ -72,8 +76,6 @@ def generate_image_adversary(
         sign = gradient_sign(images[chunk], targets[chunk])
         np.add(images[chunk], step * sign.numpy(), out=adversaries[chunk])
     if clip is not None:
-        if np.shape(clip) != (2,) or not clip[0] < clip[1]:
-            raise ValueError(f"clip must be (low, high) or None, got {clip!r}")
         np.clip(adversaries, *clip, out=adversaries)
     return adversaries
 

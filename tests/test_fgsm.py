@@ -282,6 +282,8 @@ def two_outputs():
         ({"loss": None}, ValueError, "loss"),
         ({"clip": (1, 0)}, ValueError, r"clip .*\(1, 0\)"),
         ({"clip": 1}, ValueError, "clip .*1"),
+        ({"clip": (0, np.nan)}, ValueError, "clip .*nan"),
+        ({"clip": ("a", "b")}, TypeError, "clip .*a"),
     ],
 )
 def test_wrong_arguments_are_named(model, images, one_hot, changed, error, message):
