@@ -62,9 +62,10 @@ def generate_image_adversary(
             f"image must be (n, height, width, channels), got {images.shape}"
         )
     if clip is not None:
-        if np.shape(clip) != (2,) or checks.number_in("clip", clip[0]) >= clip[1]:
+        if np.shape(clip) != (2,):
             raise ValueError(f"clip must be (low, high) or None, got {clip!r}")
-        checks.number_in("clip", clip[1])
+        low = checks.number_in("clip's low", clip[0])
+        checks.number_in("clip's high", clip[1], low)
     step = np.float32(checks.number_in("eps", eps, low=0))
     if targeted:
         step = -step

@@ -280,10 +280,10 @@ def two_outputs():
         ({"eps": "large"}, TypeError, "eps .*large"),
         ({"loss": "no such loss"}, ValueError, "loss.*no such loss"),
         ({"loss": None}, ValueError, "loss"),
-        ({"clip": (1, 0)}, ValueError, r"clip .*\(1, 0\)"),
+        ({"clip": (1, 0)}, ValueError, "clip.*1.0 .*0"),
         ({"clip": 1}, ValueError, "clip .*1"),
-        ({"clip": (0, np.nan)}, ValueError, "clip .*nan"),
-        ({"clip": ("a", "b")}, TypeError, "clip .*a"),
+        ({"clip": (0, np.nan)}, ValueError, "clip.*nan"),
+        ({"clip": ("a", "b")}, TypeError, "clip.*a"),
     ],
 )
 def test_wrong_arguments_are_named(model, images, one_hot, changed, error, message):
