@@ -11,6 +11,7 @@ def main():
     options = experiment.parse_options(__doc__)
     experiment.import_tensorflow()
     import keras
+    from keras.optimizers import Adam
 
     from pyimagesearch.fgsm import generate_image_adversary
     from pyimagesearch.simplecnn import SimpleCNN
@@ -26,29 +27,19 @@ def main():
 
     print("[INFO] compiling model...")
     model = SimpleCNN.build(width, height, depth, classes)
-    model.compile(
-        optimizer=keras.optimizers.Adam(1e-3),
-        loss="categorical_crossentropy",
-        metrics=["accuracy"],
-    )
+    model.compile(Adam(1e-3), "categorical_crossentropy", metrics=["accuracy"])
 
     print("[INFO] training network...")
     fit(model, train, options, phase=0, epochs=options.epochs, validation_data=test)
     experiment.report("normal testing images", model, test)
 
     print("[INFO] generating adversarial examples with FGSM...\n")
-    adversaries = generate_image_adversary(
-        model, test_images, test_labels, eps=options.eps
-    )
+    adversaries = generate_image_adversary(model, *test, eps=options.eps)
     attacked = (adversaries, test_labels)
     experiment.report("adversarial testing images", model, attacked)
 
     print("[INFO] re-compiling model...")
-    model.compile(
-        optimizer=keras.optimizers.Adam(1e-4),
-        loss="categorical_crossentropy",
-        metrics=["accuracy"],
-    )
+    model.compile(Adam(1e-4), "categorical_crossentropy", metrics=["accuracy"])
 
     print("[INFO] fine-tuning network on adversarial examples...")
     fit(model, attacked, options, phase=1, epochs=options.fine_tune_epochs)

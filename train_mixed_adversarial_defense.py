@@ -13,6 +13,7 @@ def main():
     options = experiment.parse_options(__doc__, mixed=True)
     experiment.import_tensorflow()
     import keras
+    from keras.optimizers import Adam
 
     from pyimagesearch.datagen import generate_mixed_adverserial_batch
     from pyimagesearch.fgsm import generate_image_adversary
@@ -23,57 +24,36 @@ def main():
 
     print("[INFO] loading MNIST dataset...")
     train, test = experiment.load_data(options)
-    (train_images, train_labels), (test_images, test_labels) = train, test
-    height, width, depth = test_images.shape[1:]
+    test_images, test_labels = test
+    dims = height, width, depth = test_images.shape[1:]
     classes = test_labels.shape[1]
 
     print("[INFO] compiling model...")
     model = SimpleCNN.build(width, height, depth, classes)
-    model.compile(
-        optimizer=keras.optimizers.Adam(1e-3),
-        loss="categorical_crossentropy",
-        metrics=["accuracy"],
-    )
+    model.compile(Adam(1e-3), "categorical_crossentropy", metrics=["accuracy"])
 
     print("[INFO] training network...")
     fit(model, train, options, phase=0, epochs=options.epochs, validation_data=test)
     experiment.report("normal testing images", model, test)
 
     print("[INFO] generating adversarial examples with FGSM...\n")
-    adversaries = generate_image_adversary(
-        model, test_images, test_labels, eps=options.eps
-    )
+    adversaries = generate_image_adversary(model, *test, eps=options.eps)
     attacked = (adversaries, test_labels)
     experiment.report("adversarial testing images", model, attacked)
 
     print("[INFO] re-compiling model...")
-    model.compile(
-        optimizer=keras.optimizers.Adam(1e-4),
-        loss="categorical_crossentropy",
-        metrics=["accuracy"],
-    )
+    model.compile(Adam(1e-4), "categorical_crossentropy", metrics=["accuracy"])
 
     print("[INFO] creating mixed data generator...")
+    mix = {"eps": options.eps, "split": options.split}
     mixed_batches = partial(
-        generate_mixed_adverserial_batch,
-        model,
-        options.batch_size,
-        train_images,
-        train_labels,
-        (height, width, depth),
-        eps=options.eps,
-        split=options.split,
+        generate_mixed_adverserial_batch, model, options.batch_size, *train, dims, **mix
     )
+    steps = len(train[0]) // options.batch_size
 
     print("[INFO] fine-tuning network on dynamic mixed data...")
-    fit_batches(
-        model,
-        mixed_batches,
-        len(train_images) // options.batch_size,
-        options,
-        phase=1,
-        epochs=options.fine_tune_epochs,
-    )
+    epochs = options.fine_tune_epochs
+    fit_batches(model, mixed_batches, steps, options, phase=1, epochs=epochs)
 
     print()
     experiment.report("normal testing images *after* fine-tuning", model, test)

@@ -1,9 +1,10 @@
 """Argument checks: each error names the argument, what it takes and what it got."""
 
-import math
 import operator
 
 import numpy as np
+
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 def positive_integer(name: str, value: int) -> int:
@@ -17,22 +18,26 @@ def positive_integer(name: str, value: int) -> int:
     return number
 
 
-def number_in(name: str, value: float, low=-math.inf, high=math.inf) -> float:
-    """Return `value` as a finite float from `low` to `high`, or raise."""
+def number_in(name: str, value: float, low=-FLOAT32_MAX, high=FLOAT32_MAX) -> float:
+    """Return `value` as a float from `low` to `high`, or raise."""
     try:
         number = float(value)
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be a number, got {value!r}") from None
-    if not (math.isfinite(number) and low <= number <= high):
-        raise ValueError(f"{name} must be from {low} to {high}, got {value!r}")
+    if not low <= number <= high:  # nor NaN
+        raise ValueError(
+            f"{name} must be from {low:.10g} to {high:.10g}, got {value!r}"
+        )
     return number
 
 
-def real_array(name: str, values: np.ndarray) -> np.ndarray:
-    """Return `values` as an array of finite real numbers, or raise."""
+def real_array(name: str, values: np.ndarray, dtype=None) -> np.ndarray:
+    """Return `values` as an array of real numbers, finite as `dtype`, or raise."""
     array = np.asarray(values)
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name} must hold real numbers, got an array of {array.dtype}")
+    with np.errstate(over="ignore"):
+        array = array.astype(dtype or array.dtype, copy=False)
     if not np.isfinite(array).all():
         raise ValueError(f"{name} must hold finite numbers, got NaN or infinity")
     return array

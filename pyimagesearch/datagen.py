@@ -1,6 +1,7 @@
 """Endless generators of adversarial batches, and `in_step` to train on them."""
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 
 import keras
@@ -83,8 +84,10 @@ def generate_mixed_adverserial_batch(
     # Arrays stay where they are, on disk even; lists and tensors are converted once.
     if not hasattr(images, "dtype") or hasattr(images, "numpy"):
         images = np.asarray(images)
-    if len(images.shape) < 2 or np.prod(images.shape[1:]) != np.prod(dims):
-        raise ValueError(f"images must be (n, *{dims}) or flat, got {images.shape}")
+    shapes = [dims, (math.prod(dims),)] + [dims[:2]] * (dims[2] == 1)
+    if tuple(images.shape[1:]) not in shapes or not images.shape:
+        wanted = f"shape (n,) + {dims}, or flat {(math.prod(dims),)}"
+        raise ValueError(f"images must have {wanted}, got {images.shape}")
     checks.real_array("images", np.empty(0, images.dtype))
     eps = checks.number_in("eps", eps, low=0)
     normal_total = int(total * checks.number_in("split", split, 0, 1))
@@ -105,17 +108,17 @@ def generate_mixed_adverserial_batch(
     def draw(count):
         # Sorted: some files take rows in no other order, and all are read faster.
         rows = np.sort(rng.choice(len(images), count, replace=False, shuffle=False))
-        drawn = checks.real_array("images", images[rows]).astype(np.float32)
+        drawn = checks.real_array("images", images[rows], np.float32)
         return drawn.reshape(count, *dims), labels[rows]
 
     def draw_adversaries(count):
         normal, attacked_labels = draw(count)
         adversaries = attack(model, normal, attacked_labels, eps)
-        adversaries = checks.real_array("attack's result", adversaries)
+        adversaries = checks.real_array("attack's result", adversaries, np.float32)
         if adversaries.shape != normal.shape:
             shapes = f"{normal.shape}, got {adversaries.shape}"
             raise ValueError(f"attack must return images of shape {shapes}")
-        return adversaries.astype(np.float32, copy=False), attacked_labels
+        return adversaries, attacked_labels
 
     def batches():
         while True:
@@ -145,7 +148,8 @@ def in_step(batches: Batches) -> tf.data.Dataset:
         model.fit(in_step(batches), steps_per_epoch=100, epochs=10, shuffle=False)
 
     A second `fit` goes on where the first stopped. A `tf.distribute` strategy draws
-    ahead again, and so does a transformation of the data set, such as `map`.
+    ahead again, and so does whatever maps the data set, `class_weight=` included:
+    yield `(images, labels, sample_weights)` instead.
 
     Args:
         batches: An iterator of tuples of arrays. Its first batch is drawn at once, to
@@ -180,6 +184,8 @@ class _InStep(tf.data.Dataset):
         # weight decay, may overtake the reading.
         for batch in self._batches:
             yield tuple(map(tf.convert_to_tensor, batch))
+        # What Keras takes for the end of data, where it would trip over a plain one.
+        raise tf.errors.OutOfRangeError(None, None, "the batches have ended")
 
     def _inputs(self):
         return [self._dataset]

@@ -42,12 +42,19 @@ def load(data: str) -> tuple[Split, Split]:
         x_train, x_test = _images("x_train", x_train), _images("x_test", x_test)
         if x_train.shape[1:] != x_test.shape[1:]:
             raise ValueError("x_test must hold images of the shape of x_train's")
-        classes = int(y_train.max()) + 1 if y_train.size else 0
-        y_train = _one_hot("y_train", y_train, len(x_train), classes)
-        y_test = _one_hot("y_test", y_test, len(x_test), classes)
+        y_train = _class_ids("y_train", y_train, len(x_train))
+        classes = int(y_train.max()) + 1
+        if not 2 <= classes <= len(y_train):
+            wanted = f"two classes or more, but no more than {len(y_train)} images"
+            raise ValueError(f"y_train must name {wanted}, got {classes}")
+        y_test = _class_ids("y_test", y_test, len(x_test))
+        if y_test.max() >= classes:
+            got = f"got {y_test.max()}"
+            raise ValueError(f"y_test must hold class ids 0 to {classes - 1}, {got}")
     except ValueError as error:
         raise ValueError(f"{data}: {error}") from error
-    return (x_train, y_train), (x_test, y_test)
+    one_hot = np.eye(classes, dtype=np.float32)
+    return (x_train, one_hot[y_train]), (x_test, one_hot[y_test])
 
 
 def _load_digits():
@@ -138,13 +145,12 @@ def _images(key, images):
     return np.divide(images, highest, dtype=np.float32)
 
 
-def _one_hot(key, labels, count, classes):
+def _class_ids(key, labels, count):
     if labels.shape not in ((count,), (count, 1)) or labels.dtype.kind not in "ui":
         got = f"{labels.dtype} of shape {labels.shape}"
         raise ValueError(
             f"{key} must be integers ({count},) or ({count}, 1), got {got}"
         )
-    if labels.min() < 0 or labels.max() >= classes:
-        got = f"{labels.min()} to {labels.max()}"
-        raise ValueError(f"{key} must be class ids 0 to {classes - 1}, got {got}")
-    return np.eye(classes, dtype=np.float32)[labels.reshape(count)]
+    if labels.min() < 0:
+        raise ValueError(f"{key} must hold class ids from 0, got {labels.min()}")
+    return labels.reshape(count)

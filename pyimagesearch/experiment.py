@@ -71,7 +71,7 @@ def load_data(options: argparse.Namespace) -> tuple[datasets.Split, datasets.Spl
                 fail(f"--data: {error}")
             print(f"[INFO] {error}; using scikit-learn's digits instead")
     if options.data in datasets.NAMES[1:]:
-        print(f"[INFO] using {options.data} instead")
+        print(f"[INFO] using {options.data} instead of MNIST")
     # 1,437 digits need more epochs than 60,000 images to tell the same story.
     epochs, fine_tune_epochs = (40, 30) if name == "digits" else (20, 10)
     options.epochs = options.epochs or epochs
@@ -96,10 +96,7 @@ def import_tensorflow() -> None:
     points elsewhere meanwhile.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    try:
-        stderr = os.dup(2)
-    except OSError:  # closed, so there is nothing to hide
-        return
+    stderr = os.dup(2)
     with tempfile.TemporaryFile() as chatter:
         os.dup2(chatter.fileno(), 2)
         try:
@@ -123,3 +120,6 @@ def run(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # as when piped into `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(1)

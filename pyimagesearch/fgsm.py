@@ -13,8 +13,8 @@ Loss = str | keras.losses.Loss | Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 # Pixels that go through the model at once, so that memory stays flat.
 _CHUNK_PIXELS = 512 * 28 * 28
-# {model: {(loss, image shape, layers): what _compile returned}}. The functions hold
-# their model by a weak reference, so that an entry dies with its model.
+# {model: {(loss, image shape, layers and weights): what _compile returned}}. Functions
+# hold their model by a weak reference, so that an entry dies with its model.
 _compiled = weakref.WeakKeyDictionary()
 
 
@@ -56,7 +56,7 @@ def generate_image_adversary(
 
     Source: Goodfellow et al., "Explaining and harnessing adversarial examples", 2015.
     """
-    images = checks.real_array("image", image).astype(np.float32, copy=False)
+    images = checks.real_array("image", image, np.float32)
     if images.ndim < 2 or images.size == 0:
         raise ValueError(
             f"image must be (n, height, width, channels), got {images.shape}"
@@ -74,7 +74,7 @@ def generate_image_adversary(
     rows = max(16, _CHUNK_PIXELS // images[0].size)
     for start in range(0, len(images), rows):
         chunk = slice(start, start + rows)
-        sign = gradient_sign(images[chunk], targets[chunk])
+        sign = gradient_sign(tf.constant(images[chunk]), tf.constant(targets[chunk]))
         np.add(images[chunk], step * sign.numpy(), out=adversaries[chunk])
     if clip is not None:
         np.clip(adversaries, *clip, out=adversaries)
@@ -91,8 +91,11 @@ def prepare_attack(
     `generate_image_adversary`, with float32 images.
     """
     _check_model(model)
+    if not isinstance(loss, str) and not callable(loss):
+        raise ValueError(f"loss must be a Keras loss or its name, got {loss!r}")
     functions = _compiled.setdefault(model, {})
-    key = (loss, images.shape[1:], tuple(map(id, model.layers)))
+    parts = tuple(map(id, [*model.layers, *model.variables]))
+    key = (loss, images.shape[1:], parts)
     if key not in functions:
         functions[key] = _compile(model, loss, images.shape[1:])
     gradient_sign, shape = functions[key]
@@ -105,14 +108,13 @@ def prepare_attack(
 def _compile(model, loss, image_shape):
     shape = output_shape(model, image_shape)
     loss = keras.losses.get(loss)
-    takes_class_ids = loss is keras.losses.sparse_categorical_crossentropy or (
+    sparse_function = keras.losses.sparse_categorical_crossentropy
+    takes_class_ids = getattr(loss, "func", loss) is sparse_function or (
         isinstance(loss, keras.losses.SparseCategoricalCrossentropy)
     )
     # Calling a loss object would average over the batch; gradients divided by many
     # images underflow to zero. Its `call` returns one value an image.
     loss_function = loss.call if isinstance(loss, keras.losses.Loss) else loss
-    if not callable(loss_function):
-        raise ValueError(f"loss must be a Keras loss or its name, got {loss!r}")
     model_reference = weakref.ref(model)
 
     specs = [tf.TensorSpec((None, *s), tf.float32) for s in (image_shape, shape)]
@@ -134,7 +136,8 @@ def _compile(model, loss, image_shape):
             raise ValueError("model and loss have no gradient with respect to images")
         return tf.sign(gradient)
 
-    return gradient_sign, shape
+    # Traced here and now: TensorFlow warns of functions that are traced at a call.
+    return gradient_sign.get_concrete_function(), shape
 
 
 def _check_model(model):
@@ -146,8 +149,8 @@ def output_shape(model: keras.Model, image_shape: tuple[int, ...]) -> tuple[int,
     """Return the shape of the model's output for one image, or raise."""
     _check_model(model)
     try:
-        output = model.compute_output_spec(keras.KerasTensor((None, *image_shape)))
-    except (TypeError, ValueError) as error:
+        output = model(tf.zeros((1, *image_shape)), training=False)
+    except Exception as error:  # the user's own code may run in there
         reason = f"model must take images of shape {image_shape}: {error}"
         raise ValueError(reason) from error
     outputs = keras.tree.flatten(output)

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from conftest import build_classifier
 
-from pyimagesearch.fgsm import generate_image_adversary, prepare_attack
+from pyimagesearch.fgsm import generate_image_adversary
 
 
 def per_image_loop(model, images, one_hot, eps, loss=keras.losses.mean_squared_error):
@@ -157,6 +157,18 @@ def test_logits_and_every_label_format(build, form, sparse, images, labels, one_
     )
 
 
+def test_sparse_function_with_settings_bound(images, labels, one_hot):
+    model = functional(3)
+    sparse = functools.partial(
+        keras.losses.sparse_categorical_crossentropy, **FROM_LOGITS
+    )
+    dense = functools.partial(keras.losses.categorical_crossentropy, **FROM_LOGITS)
+    np.testing.assert_array_equal(
+        generate_image_adversary(model, images, labels, 0.1, loss=sparse),
+        per_image_loop(model, images, one_hot, np.float32(0.1), dense),
+    )
+
+
 @pytest.mark.parametrize("shape", [(20,), (20, 1)])
 def test_sigmoid_and_regression_targets(images, shape):
     for activation, loss in [("sigmoid", "binary_crossentropy"), (None, "huber")]:
@@ -215,12 +227,88 @@ def test_follows_the_weights_and_the_layers(model, images, one_hot):
 
 
 def test_compiled_once_for_all_batch_sizes(model, images, one_hot):
-    functions = set()
+    traced = []
+
+    def loss(targets, outputs):
+        traced.append(outputs.shape)
+        return keras.losses.mean_squared_error(targets, outputs)
+
     for count in (1, 7, 20, 3):
-        generate_image_adversary(model, images[:count], one_hot[:count], 0.1 * count)
-        functions.add(prepare_attack(model, images, one_hot, "mean_squared_error")[0])
-    (function,) = functions
-    assert function.experimental_get_tracing_count() == 1
+        generate_image_adversary(
+            model, images[:count], one_hot[:count], 0.1 * count, loss=loss
+        )
+    assert traced == [(None, 3)]
+
+
+def test_many_models_raise_no_retracing_warnings(images, one_hot, caplog):
+    for _ in range(7):
+        generate_image_adversary(build_classifier(), images, one_hot, 0.1)
+    assert "retracing" not in caplog.text
+
+
+def test_follows_the_layers_of_nested_models(images, one_hot):
+    inner = keras.Sequential([keras.Input((36,)), keras.layers.Dense(3)])
+    model = keras.Sequential(
+        [keras.Input((6, 6, 1)), keras.layers.Flatten(), inner, keras.layers.Softmax()]
+    )
+    generate_image_adversary(model, images, one_hot, 0.1)
+    inner.pop()
+    inner.add(keras.layers.Dense(3))
+    np.testing.assert_array_equal(
+        generate_image_adversary(model, images, one_hot, 0.1),
+        per_image_loop(model, images, one_hot, np.float32(0.1)),
+    )
+
+
+class NeedsTraining(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(3, activation="softmax")
+
+    def call(self, images, training):
+        return {"classes": self.dense(keras.ops.reshape(images, (-1, 36)))}
+
+
+def test_models_that_are_not_built_yet(images, one_hot):
+    deferred = keras.Sequential(
+        [keras.layers.Flatten(), keras.layers.Dense(3, activation="softmax")]
+    )
+    for model, inner in [(deferred, lambda m: m), (NeedsTraining(), as_plain)]:
+        adversaries = generate_image_adversary(model, images, one_hot, 0.1)
+        np.testing.assert_array_equal(
+            adversaries,
+            per_image_loop(inner(model), images, one_hot, np.float32(0.1)),
+        )
+
+
+def as_plain(model):
+    return lambda images, training: model(images, training=training)["classes"]
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "float64"])
+def test_other_dtype_policies(policy, images, one_hot):
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = build_classifier()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    adversaries = generate_image_adversary(model, images, one_hot, 0.1)
+    assert adversaries.dtype == np.float32
+    moved = np.abs(adversaries - images)
+    np.testing.assert_allclose(moved[moved > 0], 0.1, atol=1e-6)
+    assert (moved > 0).mean() > 0.9
+
+
+def test_model_without_a_gradient(images, one_hot):
+    rounds = keras.Sequential(
+        [
+            keras.Input((6, 6, 1)),
+            keras.layers.Lambda(lambda x: keras.ops.cast(x, "int32")),
+            keras.layers.Flatten(),
+        ]
+    )
+    with pytest.raises(ValueError, match="no gradient"):
+        generate_image_adversary(rounds, images, np.zeros((20, 36)), 0.1)
 
 
 def test_model_can_be_freed(images, one_hot):
@@ -279,8 +367,11 @@ def two_outputs():
         ({"eps": np.nan}, ValueError, "eps .*nan"),
         ({"eps": "large"}, TypeError, "eps .*large"),
         ({"loss": "no such loss"}, ValueError, "loss.*no such loss"),
-        ({"loss": None}, ValueError, "loss"),
-        ({"clip": (1, 0)}, ValueError, "clip.*1.0 .*0"),
+        ({"loss": None}, ValueError, "loss .*None"),
+        ({"loss": ["mse"]}, ValueError, "loss .*mse"),
+        ({"image": np.full((20, 6, 6, 1), 1e39)}, ValueError, "image .*infinity"),
+        ({"eps": 1e39}, ValueError, "eps .*1e[+]39"),
+        ({"clip": (1, 0)}, ValueError, "clip.*1 .*0"),
         ({"clip": 1}, ValueError, "clip .*1"),
         ({"clip": (0, np.nan)}, ValueError, "clip.*nan"),
         ({"clip": ("a", "b")}, TypeError, "clip.*a"),

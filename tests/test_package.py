@@ -82,3 +82,14 @@ assert not {{"tensorflow", "keras", "sklearn"}} & set(sys.modules)
                 assert all(name in error for name in named)
     assert finished.stdout.count("--fine-tune-epochs") >= 2
     assert finished.stdout.count("--split") == 2  # usage and help of one script
+
+
+def test_failed_import_of_tensorflow_shows_what_it_printed(tmp_path):
+    (tmp_path / "tensorflow.py").write_text(
+        "import os; os.write(2, b'reason in C++'); raise ImportError('no')"
+    )
+    code = "from pyimagesearch import experiment; experiment.import_tensorflow()"
+    finished = run_python(code, PYTHONPATH=str(tmp_path))
+    assert finished.returncode == 1
+    assert "reason in C++" in finished.stderr
+    assert "ImportError: no" in finished.stderr

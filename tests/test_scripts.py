@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -122,6 +123,26 @@ def test_short_run_on_mnist(script):
         assert attacked_after[1] >= 0.85
     assert info_lines(finished.stdout)[1:] == expected_info_lines(script)
     assert finished.stderr == ""
+
+
+def test_batch_larger_than_the_data_is_one_line():
+    finished = run_script(FIRST, "--data", "digits", "--batch-size", "1438")
+    assert finished.returncode == 2
+    (line,) = finished.stderr.splitlines()
+    assert "--batch-size" in line and "1437" in line and "1438" in line
+
+
+def test_interrupt_is_one_line():
+    command = [sys.executable, ROOT / FIRST, "--data", "digits", "--quiet"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        while "training" not in running.stdout.readline():
+            pass
+        running.send_signal(signal.SIGINT)
+        _, stderr = running.communicate()
+    assert running.returncode == 130
+    assert stderr.split() == ["interrupted"]
 
 
 def test_wrong_data_is_one_line(tmp_path):
