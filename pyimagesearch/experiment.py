@@ -9,6 +9,10 @@ from pathlib import Path
 
 from pyimagesearch import checks, datasets
 
+# Epochs of training and of fine-tuning: the tutorials', and those that 1,437 digits
+# need to tell the same story.
+EPOCHS, DIGITS_EPOCHS = (20, 10), (40, 30)
+
 
 def parse_options(description: str, mixed: bool = False) -> argparse.Namespace:
     """Parse the command line, before TensorFlow is loaded.
@@ -19,19 +23,23 @@ def parse_options(description: str, mixed: bool = False) -> argparse.Namespace:
     """
     parser = argparse.ArgumentParser(description=description)
     parser.error = fail  # one line, without the usage
-    names = ", ".join(datasets.NAMES)
+    parser.set_defaults(batch_size=64, eps=0.1, split=0.5, seed=0)
+    names, default = ", ".join(datasets.NAMES), "(default: %(default)s)"
+    training, tuning = (
+        f"(default: {usual}; digits: {digits})"
+        for usual, digits in zip(EPOCHS, DIGITS_EPOCHS, strict=True)
+    )
     for flag, kind, what in [
         ("--data", str, f"{names}, or an .npz file (default: mnist, or digits)"),
-        ("--epochs", int, "epochs of training (default: 20; digits: 40)"),
-        ("--fine-tune-epochs", int, "epochs of fine-tuning (default: 10; digits: 30)"),
-        ("--batch-size", int, "images in a batch (default: 64)"),
-        ("--eps", float, "strength of the attack, pixels 0 to 1 (default: 0.1)"),
-        ("--split", float, "share of normal images in a batch (default: 0.5)"),
-        ("--seed", int, "seed of all randomness (default: 0)"),
+        ("--epochs", int, f"epochs of training {training}"),
+        ("--fine-tune-epochs", int, f"epochs of fine-tuning {tuning}"),
+        ("--batch-size", int, f"images in a batch {default}"),
+        ("--eps", float, f"strength of the attack, pixels 0 to 1 {default}"),
+        ("--split", float, f"share of normal images in a batch {default}"),
+        ("--seed", int, f"seed of all randomness {default}"),
     ]:
         if mixed or flag != "--split":
             parser.add_argument(flag, type=kind, metavar="X", help=what)
-    parser.set_defaults(batch_size=64, eps=0.1, split=0.5, seed=0)
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     options = parser.parse_args()
     try:
@@ -72,8 +80,7 @@ def load_data(options: argparse.Namespace) -> tuple[datasets.Split, datasets.Spl
             print(f"[INFO] {error}; using scikit-learn's digits instead")
     if options.data in datasets.NAMES[1:]:
         print(f"[INFO] using {options.data} instead of MNIST")
-    # 1,437 digits need more epochs than 60,000 images to tell the same story.
-    epochs, fine_tune_epochs = (40, 30) if name == "digits" else (20, 10)
+    epochs, fine_tune_epochs = DIGITS_EPOCHS if name == "digits" else EPOCHS
     options.epochs = options.epochs or epochs
     options.fine_tune_epochs = options.fine_tune_epochs or fine_tune_epochs
     if options.batch_size > len(data[0][0]):

@@ -83,11 +83,11 @@ def generate_image_adversary(
 
 def prepare_attack(
     model: keras.Model, images: np.ndarray, label: np.ndarray, loss: Loss
-) -> tuple[Callable[[np.ndarray, np.ndarray], tf.Tensor], np.ndarray]:
+) -> tuple[Callable[[tf.Tensor, tf.Tensor], tf.Tensor], np.ndarray]:
     """Return the sign of the loss's gradient, compiled, and the targets it takes.
 
-    The function of `(images, targets)` is compiled once for a model, a loss and a
-    shape of images, for any number of them. Arguments and errors are those of
+    The function of tensors `(images, targets)` is compiled once for a model, a loss
+    and a shape of images, for any number of them. Arguments and errors are those of
     `generate_image_adversary`, with float32 images.
     """
     _check_model(model)
@@ -116,7 +116,6 @@ def _compile(model, loss, image_shape):
     # images underflow to zero. Its `call` returns one value an image.
     loss_function = loss.call if isinstance(loss, keras.losses.Loss) else loss
     model_reference = weakref.ref(model)
-
     specs = [tf.TensorSpec((None, *s), tf.float32) for s in (image_shape, shape)]
 
     @tf.function(input_signature=specs, autograph=False)
