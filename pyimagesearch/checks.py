@@ -4,6 +4,8 @@ import operator
 
 import numpy as np
 
+Seed = int | tuple[int, ...] | np.random.Generator
+
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
@@ -41,3 +43,17 @@ def real_array(name: str, values: np.ndarray, dtype=None) -> np.ndarray:
     if not np.isfinite(array).all():
         raise ValueError(f"{name} must hold finite numbers, got NaN or infinity")
     return array
+
+
+def generator(rng: Seed | None) -> np.random.Generator:
+    """Return the generator `rng`, or one with that seed, or raise.
+
+    None draws the seed from NumPy's global state, which `keras.utils.set_random_seed`
+    sets.
+    """
+    if rng is None:
+        rng = np.random.randint(2**32, size=4, dtype=np.uint32)
+    try:
+        return np.random.default_rng(rng)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"rng must be a seed or a Generator, got {rng!r}") from None

@@ -9,11 +9,10 @@ import numpy as np
 import tensorflow as tf
 
 from pyimagesearch import checks
-from pyimagesearch.fgsm import generate_image_adversary, match_labels, output_shape
+from pyimagesearch.fgsm import example_output, generate_image_adversary, match_labels
 
 Attack = Callable[[keras.Model, np.ndarray, np.ndarray, float], np.ndarray]
 Batches = Iterator[tuple[np.ndarray, np.ndarray]]
-Seed = int | tuple[int, ...] | np.random.Generator
 
 
 def generate_adversarial_batch(
@@ -25,7 +24,7 @@ def generate_adversarial_batch(
     eps: float = 0.01,
     *,
     attack: Attack = generate_image_adversary,
-    rng: Seed | None = None,
+    rng: checks.Seed | None = None,
 ) -> Batches:
     """Yield endless batches of adversaries, made against the model as it is by then.
 
@@ -46,7 +45,7 @@ def generate_mixed_adverserial_batch(
     split: float = 0.5,
     *,
     attack: Attack = generate_image_adversary,
-    rng: Seed | None = None,
+    rng: checks.Seed | None = None,
 ) -> Batches:
     """Yield endless shuffled batches of normal images and fresh adversaries.
 
@@ -95,15 +94,10 @@ def generate_mixed_adverserial_batch(
         limit = f"so that no half exceeds the {len(images)} images"
         raise ValueError(f"total must be smaller, {limit}, got {total} (split {split})")
     labels = np.asarray(labels)
-    match_labels("labels", labels, len(images), output_shape(model, dims))
+    match_labels("labels", labels, len(images), example_output(model, dims).shape[1:])
     if not callable(attack):
         raise TypeError(f"attack must be a function, got {attack!r}")
-    if rng is None:
-        rng = np.random.randint(2**32, size=4, dtype=np.uint32)
-    try:
-        rng = np.random.default_rng(rng)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"rng must be a seed or a Generator, got {rng!r}") from None
+    rng = checks.generator(rng)
 
     def draw(count):
         # Sorted: some files take rows in no other order, and all are read faster.

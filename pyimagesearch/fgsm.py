@@ -1,19 +1,22 @@
 """The fast gradient sign method, and the compiled gradient under the attacks."""
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from pyimagesearch import checks
+from pyimagesearch.losses import ON_LOGITS, find_logits
 
 Loss = str | keras.losses.Loss | Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 # Pixels that go through the model at once, so that memory stays flat.
 _CHUNK_PIXELS = 512 * 28 * 28
-# {model: {(loss, image shape, layers and weights): what _compile returned}}. Functions
+# {model: {(function, loss, image shape, layers and weights): compiled function}}. They
 # hold their model by a weak reference, so that an entry dies with its model.
 _compiled = weakref.WeakKeyDictionary()
 
@@ -44,6 +47,8 @@ def generate_image_adversary(
         loss: A Keras loss or its name; reuse the object, each is compiled once. It
             gets class ids as one-hot rows, unless it is Keras's sparse categorical
             cross-entropy. A model that returns logits needs a loss that takes them.
+            Or "cross_entropy" or "margin", which climb the logits of any classifier,
+            however sure of itself it is (`pyimagesearch.losses`).
         clip: The valid range `(low, high)` to which adversaries are clipped.
         targeted: Descend the loss towards `label` instead of climbing away from it.
 
@@ -56,57 +61,127 @@ def generate_image_adversary(
 
     Source: Goodfellow et al., "Explaining and harnessing adversarial examples", 2015.
     """
-    images = checks.real_array("image", image, np.float32)
+    images, eps, clip = check_attack("image", image, eps, clip)
+    step = np.float32(-eps if targeted else eps)
+    sign, targets = prepare_attack(gradient_sign, model, images, label, loss)
+    (signs,) = in_chunks(sign, images, targets)
+    return np.clip(images + step * signs, *clip)
+
+
+def check_attack(name: str, images: np.ndarray, eps: float, clip) -> tuple:
+    """Return what every attack takes, images, eps and clip, as float32, or raise."""
+    images = checks.real_array(name, images, np.float32)
     if images.ndim < 2 or images.size == 0:
         raise ValueError(
-            f"image must be (n, height, width, channels), got {images.shape}"
+            f"{name} must be (n, height, width, channels), got {images.shape}"
         )
+    low, high = -np.inf, np.inf
     if clip is not None:
         if np.shape(clip) != (2,):
             raise ValueError(f"clip must be (low, high) or None, got {clip!r}")
         low = checks.number_in("clip's low", clip[0])
-        checks.number_in("clip's high", clip[1], low)
-    step = np.float32(checks.number_in("eps", eps, low=0))
-    if targeted:
-        step = -step
-    gradient_sign, targets = prepare_attack(model, images, label, loss)
-    adversaries = np.empty_like(images)
+        high = checks.number_in("clip's high", clip[1], low)
+    return images, np.float32(checks.number_in("eps", eps, low=0)), (low, high)
+
+
+def chunks(images: np.ndarray) -> Iterator[slice]:
+    """Yield slices of images to work through one by one, so that memory stays flat."""
     rows = max(16, _CHUNK_PIXELS // images[0].size)
     for start in range(0, len(images), rows):
-        chunk = slice(start, start + rows)
-        sign = gradient_sign(tf.constant(images[chunk]), tf.constant(targets[chunk]))
-        np.add(images[chunk], step * sign.numpy(), out=adversaries[chunk])
-    if clip is not None:
-        np.clip(adversaries, *clip, out=adversaries)
-    return adversaries
+        yield slice(start, min(start + rows, len(images)))
+
+
+def in_chunks(compiled: Callable, *arrays: np.ndarray) -> list[np.ndarray]:
+    """Return what a compiled function returns for arrays of any length."""
+    results = []
+    for chunk in chunks(arrays[0]):
+        result = compiled(*(tf.constant(array[chunk]) for array in arrays))
+        results.append([part.numpy() for part in tf.nest.flatten(result)])
+    return [np.concatenate(parts) for parts in zip(*results, strict=True)]
+
+
+class Network(NamedTuple):
+    """A model with a loss, as `prepare_attack` hands it to what it compiles."""
+
+    output: Callable  # from images
+    losses: Callable  # an image each, from targets and output
+    logits: Callable  # targets and logits of classes, from targets and output
+
+
+def gradient_sign(network: Network, images: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+    """Return the sign of the loss's gradient with respect to the images."""
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(images)
+        total = tf.reduce_sum(network.losses(targets, network.output(images)))
+    gradient = tape.gradient(total, images)
+    if gradient is None:
+        raise ValueError("model and loss have no gradient with respect to images")
+    return tf.sign(gradient)
+
+
+def judge(network: Network, images: tf.Tensor, targets: tf.Tensor) -> tuple:
+    """Return an image's loss, whether its class is the target's, and its logits."""
+    output = network.output(images)
+    classes, logits = network.logits(targets, output)
+    correct = tf.argmax(logits, axis=-1) == tf.argmax(classes, axis=-1)
+    return network.losses(targets, output), correct, logits
 
 
 def prepare_attack(
-    model: keras.Model, images: np.ndarray, label: np.ndarray, loss: Loss
-) -> tuple[Callable[[tf.Tensor, tf.Tensor], tf.Tensor], np.ndarray]:
-    """Return the sign of the loss's gradient, compiled, and the targets it takes.
+    function: Callable,
+    model: keras.Model,
+    images: np.ndarray,
+    label: np.ndarray,
+    loss: Loss,
+    *more: tf.TensorSpec,
+) -> tuple[Callable, np.ndarray]:
+    """Compile `function(network, images, targets, ...)`; return it and the targets.
 
-    The function of tensors `(images, targets)` is compiled once for a model, a loss
-    and a shape of images, for any number of them. Arguments and errors are those of
-    `generate_image_adversary`, with float32 images.
+    The result takes tensors `images`, `targets` and those that `more` describes. It is
+    compiled once for a model, a loss and a shape of images, for any number of them.
+    Arguments and errors are those of `generate_image_adversary`, with float32 images.
     """
     _check_model(model)
     if not isinstance(loss, str) and not callable(loss):
         raise ValueError(f"loss must be a Keras loss or its name, got {loss!r}")
     functions = _compiled.setdefault(model, {})
     parts = tuple(map(id, [*model.layers, *model.variables]))
-    key = (loss, images.shape[1:], parts)
+    key = (function, loss, images.shape[1:], parts)
     if key not in functions:
-        functions[key] = _compile(model, loss, images.shape[1:])
-    gradient_sign, shape = functions[key]
+        example = example_output(model, images.shape[1:])
+        network, shape = _network(model, loss, example), example.shape[1:]
+        specs = [tf.TensorSpec((None, *s)) for s in (images.shape[1:], shape)]
+        compiled = tf.function(
+            partial(function, network), input_signature=[*specs, *more], autograph=False
+        )
+        # Traced here and now: TensorFlow warns of functions that are traced at a call.
+        functions[key] = compiled.get_concrete_function(), shape
+    compiled, shape = functions[key]
     targets = match_labels("label", label, len(images), shape)
     if targets.dtype == np.int64:
         targets = np.eye(shape[-1], dtype=np.float32)[targets]
-    return gradient_sign, targets
+    return compiled, targets
 
 
-def _compile(model, loss, image_shape):
-    shape = output_shape(model, image_shape)
+def _network(model, loss, example):
+    model_reference = weakref.ref(model)
+
+    def output(images):
+        return keras.tree.flatten(model_reference()(images, training=False))[0]
+
+    def logits(targets, output):
+        return find_logits(targets, output, example)
+
+    if isinstance(loss, str) and loss in ON_LOGITS:
+        if example.ndim != 2:
+            got = f"an output of shape {example.shape[1:]}"
+            raise ValueError(f"loss {loss!r} needs a model of classes, got {got}")
+
+        def losses(targets, output):
+            return ON_LOGITS[loss](*logits(targets, output))
+
+        return Network(output, losses, logits)
+
     loss = keras.losses.get(loss)
     sparse_function = keras.losses.sparse_categorical_crossentropy
     takes_class_ids = getattr(loss, "func", loss) is sparse_function or (
@@ -115,28 +190,16 @@ def _compile(model, loss, image_shape):
     # Calling a loss object would average over the batch; gradients divided by many
     # images underflow to zero. Its `call` returns one value an image.
     loss_function = loss.call if isinstance(loss, keras.losses.Loss) else loss
-    model_reference = weakref.ref(model)
-    specs = [tf.TensorSpec((None, *s), tf.float32) for s in (image_shape, shape)]
 
-    @tf.function(input_signature=specs, autograph=False)
-    def gradient_sign(images, targets):
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(images)
-            output = model_reference()(images, training=False)
-            output = tf.cast(keras.tree.flatten(output)[0], tf.float32)
-            if takes_class_ids:
-                targets = tf.argmax(targets, axis=-1)
-            losses = loss_function(targets, output)
-            if losses.shape.rank == 0:  # averaged after all: undo the division
-                losses *= tf.cast(tf.shape(images)[0], losses.dtype)
-            total = tf.reduce_sum(losses)
-        gradient = tape.gradient(total, images)
-        if gradient is None:
-            raise ValueError("model and loss have no gradient with respect to images")
-        return tf.sign(gradient)
+    def losses(targets, output):
+        if takes_class_ids:
+            targets = tf.argmax(targets, axis=-1)
+        values = loss_function(targets, tf.cast(output, tf.float32))
+        if values.shape.rank == 0:  # averaged after all: undo the division
+            values *= tf.cast(tf.shape(output)[0], values.dtype)
+        return values
 
-    # Traced here and now: TensorFlow warns of functions that are traced at a call.
-    return gradient_sign.get_concrete_function(), shape
+    return Network(output, losses, logits)
 
 
 def _check_model(model):
@@ -144,8 +207,8 @@ def _check_model(model):
         raise TypeError(f"model must be a Keras model, got {type(model).__name__}")
 
 
-def output_shape(model: keras.Model, image_shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape of the model's output for one image, or raise."""
+def example_output(model: keras.Model, image_shape: tuple[int, ...]) -> np.ndarray:
+    """Return the model's output for one image of zeros, or raise."""
     _check_model(model)
     try:
         output = model(tf.zeros((1, *image_shape)), training=False)
@@ -155,7 +218,7 @@ def output_shape(model: keras.Model, image_shape: tuple[int, ...]) -> tuple[int,
     outputs = keras.tree.flatten(output)
     if len(outputs) != 1:
         raise ValueError(f"model must have one output, got {len(outputs)}")
-    return tuple(outputs[0].shape[1:])
+    return tf.cast(outputs[0], tf.float32).numpy()
 
 
 def match_labels(

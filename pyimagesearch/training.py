@@ -9,11 +9,12 @@ from functools import partial
 import keras
 import numpy as np
 
-from pyimagesearch.datagen import Batches, Seed, in_step
+from pyimagesearch import checks
+from pyimagesearch.datagen import Batches, in_step
 from pyimagesearch.datasets import Split
 
 
-def shuffled_batches(data: Split, batch_size: int, rng: Seed) -> Batches:
+def shuffled_batches(data: Split, batch_size: int, rng: checks.Seed) -> Batches:
     """Yield images and labels once, in random order; the last batch may be smaller."""
     images, labels = data
     order = np.random.default_rng(rng).permutation(len(images))
