@@ -14,6 +14,8 @@ def main():
     from keras.optimizers import Adam
 
     from pyimagesearch.fgsm import generate_image_adversary
+    from pyimagesearch.plotting import save_pictures
+    from pyimagesearch.robustness import print_honest_check
     from pyimagesearch.simplecnn import SimpleCNN
     from pyimagesearch.training import fit
 
@@ -38,15 +40,31 @@ def main():
     attacked = (adversaries, test_labels)
     experiment.report("adversarial testing images", model, attacked)
 
+    undefended = keras.models.clone_model(model)
+    undefended.set_weights(model.get_weights())
     print("[INFO] re-compiling model...")
     model.compile(Adam(1e-4), "categorical_crossentropy", metrics=["accuracy"])
 
     print("[INFO] fine-tuning network on adversarial examples...")
-    fit(model, attacked, options, phase=1, epochs=options.fine_tune_epochs)
+    lessons = attacked
+    if options.honest:
+        few = [array[: len(test_images)] for array in train]
+        lessons = generate_image_adversary(model, *few, eps=options.eps), few[1]
+    fit(model, lessons, options, phase=1, epochs=options.fine_tune_epochs)
 
     print()
     experiment.report("normal testing images *after* fine-tuning", model, test)
     experiment.report("adversarial images *after* fine-tuning", model, attacked)
+
+    # Beyond the tutorial: what is left of the network as it is now?
+    print_honest_check(model, test, options.eps)
+    if not options.honest:
+        print(
+            "[INFO] fine-tuning has seen these test images; --honest keeps them unseen"
+        )
+    if options.output:
+        models = {"undefended": undefended, "defended": model}
+        save_pictures(options.output, models, test, options.eps)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ def main():
 
     from pyimagesearch.datagen import generate_mixed_adverserial_batch
     from pyimagesearch.fgsm import generate_image_adversary
+    from pyimagesearch.plotting import save_pictures
+    from pyimagesearch.robustness import print_honest_check
     from pyimagesearch.simplecnn import SimpleCNN
     from pyimagesearch.training import fit, fit_batches
 
@@ -41,6 +43,8 @@ def main():
     attacked = (adversaries, test_labels)
     experiment.report("adversarial testing images", model, attacked)
 
+    undefended = keras.models.clone_model(model)
+    undefended.set_weights(model.get_weights())
     print("[INFO] re-compiling model...")
     model.compile(Adam(1e-4), "categorical_crossentropy", metrics=["accuracy"])
 
@@ -58,6 +62,12 @@ def main():
     print()
     experiment.report("normal testing images *after* fine-tuning", model, test)
     experiment.report("adversarial images *after* fine-tuning", model, attacked)
+
+    # Beyond the tutorial: what is left of the network as it is now?
+    print_honest_check(model, test, options.eps)
+    if options.output:
+        models = {"undefended": undefended, "defended": model}
+        save_pictures(options.output, models, test, options.eps)
 
 
 if __name__ == "__main__":

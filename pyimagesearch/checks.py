@@ -57,3 +57,9 @@ def generator(rng: Seed | None) -> np.random.Generator:
         return np.random.default_rng(rng)
     except (TypeError, ValueError) as error:
         raise type(error)(f"rng must be a seed or a Generator, got {rng!r}") from None
+
+
+def one_line(error: Exception, length: int = 300) -> str:
+    """Return what an error says in one line of at most `length` characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= length else f"{text[: length - 3]}..."

@@ -7,6 +7,8 @@ import time
 
 import numpy as np
 
+from pyimagesearch.checks import one_line
+
 _KERAS_NAMES = ("mnist", "fashion_mnist", "cifar10")
 NAMES = (*_KERAS_NAMES, "digits")
 _NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -77,7 +79,7 @@ def _load_npz(path):
             return [archive[key] for key in _NPZ_KEYS]
     except Exception as error:  # zip, zlib and NumPy raise a dozen kinds
         wanted = f"an .npz file of the arrays {', '.join(_NPZ_KEYS)}, none pickled"
-        raise ValueError(f"{path} is not {wanted}: {_one_line(error)}") from error
+        raise ValueError(f"{path} is not {wanted}: {one_line(error)}") from error
 
 
 def _load_from_keras(name):
@@ -86,13 +88,9 @@ def _load_from_keras(name):
     try:
         train, test = _unless_stalled(getattr(keras.datasets, name).load_data)
     except Exception as error:  # what Keras raises
-        reason = f"{name} is neither cached nor downloadable: {_one_line(error)}"
+        reason = f"{name} is neither cached nor downloadable: {one_line(error)}"
         raise ConnectionError(reason) from error
     return *train, *test
-
-
-def _one_line(error):
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 class _Progress:

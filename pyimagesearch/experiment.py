@@ -1,11 +1,14 @@
 """What the two scripts share: options, a quiet start, data, `[INFO]` lines."""
 
 import argparse
+import contextlib
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import numpy as np
 
 from pyimagesearch import checks, datasets
 
@@ -15,47 +18,88 @@ EPOCHS, DIGITS_EPOCHS = (20, 10), (40, 30)
 
 
 def parse_options(description: str, mixed: bool = False) -> argparse.Namespace:
-    """Parse the command line, before TensorFlow is loaded.
+    """Parse a script's command line, before TensorFlow is loaded.
 
     Args:
         description: The script's docstring, for `--help`.
-        mixed: Whether to offer the mixed script's own options.
+        mixed: Whether to offer the mixed script's own options, or else the first's.
     """
-    parser = argparse.ArgumentParser(description=description)
-    parser.error = fail  # one line, without the usage
-    parser.set_defaults(batch_size=64, eps=0.1, split=0.5, seed=0)
-    names, default = ", ".join(datasets.NAMES), "(default: %(default)s)"
+    parser = make_parser(description)
+    parser.set_defaults(batch_size=64, eps=0.1, split=0.5)
+    default = "(default: %(default)s)"
     training, tuning = (
         f"(default: {usual}; digits: {digits})"
         for usual, digits in zip(EPOCHS, DIGITS_EPOCHS, strict=True)
     )
     for flag, kind, what in [
-        ("--data", str, f"{names}, or an .npz file (default: mnist, or digits)"),
         ("--epochs", int, f"epochs of training {training}"),
         ("--fine-tune-epochs", int, f"epochs of fine-tuning {tuning}"),
         ("--batch-size", int, f"images in a batch {default}"),
         ("--eps", float, f"strength of the attack, pixels 0 to 1 {default}"),
         ("--split", float, f"share of normal images in a batch {default}"),
-        ("--seed", int, f"seed of all randomness {default}"),
     ]:
         if mixed or flag != "--split":
             parser.add_argument(flag, type=kind, metavar="X", help=what)
+    if not mixed:
+        what = "fine-tune on adversaries of training images, not of the test images"
+        parser.add_argument("--honest", action="store_true", help=what)
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    options = parse(parser)
+    # A bar on a terminal, a line an epoch in a log file.
+    options.verbose = 0 if options.quiet else 1 if sys.stdout.isatty() else 2
+    return options
+
+
+def make_parser(description: str) -> argparse.ArgumentParser:
+    """Return a parser of the options that every command takes."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.error = fail  # one line, without the usage
+    what = f"{', '.join(datasets.NAMES)}, or an .npz file (default: mnist, or digits)"
+    parser.add_argument("--data", metavar="X", help=what)
+    what = "seed of all randomness (default: %(default)s)"
+    parser.add_argument("--seed", type=int, metavar="X", default=0, help=what)
+    what = "folder for results and pictures (default: none are written)"
+    parser.add_argument("--output", type=Path, metavar="DIR", help=what)
+    return parser
+
+
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Parse the command line and check whatever options the parser has."""
     options = parser.parse_args()
+    values = {key: value for key, value in vars(options).items() if value is not None}
     try:
-        for name in ("epochs", "fine_tune_epochs", "batch_size"):
-            if (value := getattr(options, name)) is not None:
-                checks.positive_integer(f"--{name.replace('_', '-')}", value)
-        checks.number_in("--eps", options.eps, low=0)
-        checks.number_in("--split", options.split, 0, 1)
+        for name in ("epochs", "fine_tune_epochs", "batch_size", "images"):
+            if name in values:
+                checks.positive_integer(f"--{name.replace('_', '-')}", values[name])
+        for eps in np.ravel(values.get("eps", 0)):
+            checks.number_in("--eps", eps, low=0)
+        checks.number_in("--split", values.get("split", 0), 0, 1)
         checks.number_in("--seed", options.seed, 0, 2**32 - 1)
     except ValueError as error:
         fail(str(error))
     if options.data not in (None, *datasets.NAMES) and not Path(options.data).is_file():
+        names = ", ".join(datasets.NAMES)
         fail(f"--data must be {names} or an .npz file, got {options.data!r}")
-    # A bar on a terminal, a line an epoch in a log file.
-    options.verbose = 0 if options.quiet else 1 if sys.stdout.isatty() else 2
+    if options.output:
+        try:
+            options.output.mkdir(parents=True, exist_ok=True)
+            with replacing(options.output / "probe") as path:
+                path.touch()
+            (options.output / "probe").unlink()
+        except OSError as error:
+            fail(f"--output must be a folder to write to: {error}")
     return options
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path that replaces `path` at once when it is written."""
+    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def fail(message: str) -> None:
@@ -80,20 +124,23 @@ def load_data(options: argparse.Namespace) -> tuple[datasets.Split, datasets.Spl
             print(f"[INFO] {error}; using scikit-learn's digits instead")
     if options.data in datasets.NAMES[1:]:
         print(f"[INFO] using {options.data} instead of MNIST")
-    epochs, fine_tune_epochs = DIGITS_EPOCHS if name == "digits" else EPOCHS
-    options.epochs = options.epochs or epochs
-    options.fine_tune_epochs = options.fine_tune_epochs or fine_tune_epochs
-    if options.batch_size > len(data[0][0]):
-        images = f"{len(data[0][0])} training images"
-        fail(f"--batch-size must be at most the {images}, got {options.batch_size}")
+    options.data = name
+    if "epochs" in options:
+        epochs, fine_tune_epochs = DIGITS_EPOCHS if name == "digits" else EPOCHS
+        options.epochs = options.epochs or epochs
+        options.fine_tune_epochs = options.fine_tune_epochs or fine_tune_epochs
+        if options.batch_size > len(data[0][0]):
+            images = f"{len(data[0][0])} training images"
+            fail(f"--batch-size must be at most the {images}, got {options.batch_size}")
     return data
 
 
-def report(what: str, model, data: datasets.Split) -> None:
+def report(what: str, model, data: datasets.Split) -> float:
     """Print a compiled model's loss and accuracy in the tutorials' words."""
     loss, accuracy = model.evaluate(*data, batch_size=512, verbose=0)
     print(f"[INFO] {what}:")
     print(f"[INFO] loss: {loss:.4f}, acc: {accuracy:.4f}\n")
+    return accuracy
 
 
 def import_tensorflow() -> None:

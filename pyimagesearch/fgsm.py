@@ -1,5 +1,6 @@
 """The fast gradient sign method, and the compiled gradient under the attacks."""
 
+import math
 import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -86,7 +87,7 @@ def check_attack(name: str, images: np.ndarray, eps: float, clip) -> tuple:
 
 def chunks(images: np.ndarray) -> Iterator[slice]:
     """Yield slices of images to work through one by one, so that memory stays flat."""
-    rows = max(16, _CHUNK_PIXELS // images[0].size)
+    rows = max(16, _CHUNK_PIXELS // math.prod(images.shape[1:]))
     for start in range(0, len(images), rows):
         yield slice(start, min(start + rows, len(images)))
 
@@ -125,6 +126,13 @@ def judge(network: Network, images: tf.Tensor, targets: tf.Tensor) -> tuple:
     classes, logits = network.logits(targets, output)
     correct = tf.argmax(logits, axis=-1) == tf.argmax(classes, axis=-1)
     return network.losses(targets, output), correct, logits
+
+
+def predict_logits(model: keras.Model, images: np.ndarray) -> np.ndarray:
+    """Return a classifier's logits `(n, classes)` for float32 images."""
+    any_class = np.zeros(len(images), int)
+    judged, targets = prepare_attack(judge, model, images, any_class, "cross_entropy")
+    return in_chunks(judged, images, targets)[2]
 
 
 def prepare_attack(

@@ -120,6 +120,14 @@ def projected_gradient_descent(
     return adversaries
 
 
+def shrinking_steps(eps: float, steps: int) -> np.ndarray:
+    """Return step sizes from 2 eps down to eps / 100, which find more than equal ones.
+
+    The large ones leave the start behind, the small ones follow narrow ridges.
+    """
+    return eps * np.geomspace(2, 0.01, steps)
+
+
 def _climb(network: Network, images, targets, eps, reach, clip, step_sizes, seed):
     low = tf.clip_by_value(images - eps, clip[0], clip[1])
     high = tf.clip_by_value(images + eps, clip[0], clip[1])

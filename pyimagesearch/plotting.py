@@ -1,0 +1,204 @@
+"""Pictures of adversaries, of an attack's steps and of accuracy against eps.
+
+They are Matplotlib figures; it is an optional extra, imported when they are drawn.
+"""
+
+import importlib.util
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import keras
+import numpy as np
+
+from pyimagesearch.datasets import Split
+from pyimagesearch.experiment import replacing
+from pyimagesearch.fgsm import predict_logits
+from pyimagesearch.pgd import projected_gradient_descent, shrinking_steps
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Frames of right and wrong answers: colours that colour-blind readers can tell apart,
+# and for print two widths.
+_RIGHT, _WRONG = ("#0072B2", 1), ("#D55E00", 4)
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#000000")
+_STEPS, _IMAGES, _EXAMPLES = 9, 500, 8
+
+
+def save_pictures(
+    folder: Path,
+    models: dict[str, keras.Model],
+    data: Split,
+    eps: float,
+    clip: tuple[float, float] = (0.0, 1.0),
+) -> None:
+    """Save a grid of adversaries, an attack's steps, and accuracy against eps, as PNG.
+
+    Without Matplotlib it only prints how to install it.
+
+    Args:
+        folder: Where to; it exists.
+        models: Classifiers by name.
+        data: Images in the range `clip`, and one-hot labels.
+        eps: Largest change of a pixel; accuracy is shown up to twice that.
+        clip: The valid range of a pixel, `(low, high)`.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        print("[INFO] no pictures without Matplotlib: pip install matplotlib")
+        return
+    images, labels = (array[:_IMAGES] for array in data)
+    labels = labels.argmax(axis=1)
+    all_eps = eps * np.array([0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 2])
+    figures, curves = {}, {}
+    for name, model in models.items():
+        attack = partial(projected_gradient_descent, model, clip=clip, rng=0)
+        curve = []
+        for value in all_eps:
+            attacked = attack(
+                images, labels, value, steps=40, step_size=shrinking_steps(value, 40)
+            )
+            correct = predict_logits(model, attacked).argmax(axis=1) == labels
+            curve.append(correct.mean())
+            if value == 0:
+                right = correct
+            elif value == eps:
+                falls, adversaries = right & ~correct, attacked
+        curves[name] = all_eps, curve
+        few = slice(_EXAMPLES)
+        figures[f"adversaries_{name}"] = plot_adversaries(
+            model, images[few], labels[few], adversaries[few], eps, clip
+        )
+        first = falls.argmax()
+        figures[f"steps_{name}"] = plot_steps(
+            model, images[first], labels[first], eps, clip
+        )
+    attack = f"PGD, 40 steps, {len(images)} images"
+    figures["accuracy"] = plot_accuracy(curves, attack)
+    for name, figure in figures.items():
+        with replacing(folder / f"{name}.png") as path:
+            figure.savefig(path, dpi=120)
+    print(f"[INFO] saved {', '.join(f'{name}.png' for name in figures)} in {folder}")
+
+
+def plot_adversaries(
+    model: keras.Model,
+    images: np.ndarray,
+    labels: np.ndarray,
+    adversaries: np.ndarray,
+    eps: float,
+    clip: tuple[float, float] = (0.0, 1.0),
+) -> "Figure":
+    """Draw images, what an attack changed, and the adversaries, with the answers.
+
+    Args:
+        model: The classifier.
+        images: A few images `(n, height, width, channels)`.
+        labels: Their class ids `(n,)`.
+        adversaries: Their adversaries.
+        eps: Largest change of a value.
+        clip: The valid range of a value, `(low, high)`.
+    """
+    figure, axes = _panels(3, len(images), "Images before and after the attack")
+    _show_answers(axes[0], model, images, labels, clip)
+    for axis, change in zip(axes[1], adversaries - images, strict=True):
+        _show(axis, change, (-eps, eps), "PuOr")
+    _show_answers(axes[2], model, adversaries, labels, clip)
+    names = ("original", f"change, -{eps:g} to {eps:g}", "adversary")
+    for axis, name in zip(axes[:, 0], names, strict=True):
+        axis.set_ylabel(name)
+    return figure
+
+
+def plot_steps(
+    model: keras.Model,
+    image: np.ndarray,
+    label: int,
+    eps: float,
+    clip: tuple[float, float] = (0.0, 1.0),
+) -> "Figure":
+    """Draw an image after each step of an iterated attack, with the model's answer.
+
+    Args:
+        model: The classifier.
+        image: An image `(height, width, channels)`.
+        label: Its class id.
+        eps: Largest change of a value; a step is a quarter of it.
+        clip: The valid range of a value, `(low, high)`.
+    """
+    settings = {"step_size": eps / 4, "random_start": False, "clip": clip}
+    attack = partial(projected_gradient_descent, model, **settings)
+    images = [image[np.newaxis]]
+    for steps in range(1, _STEPS + 1):
+        images.append(attack(images[0], [label], eps, steps=steps))
+    title = f"One image through the steps of the iterated attack, eps {eps:g}"
+    figure, axes = _panels(2, (_STEPS + 1) // 2, title)
+    labels = np.full(_STEPS + 1, label)
+    _show_answers(axes.flat, model, np.concatenate(images), labels, clip)
+    for step, axis in enumerate(axes.flat):
+        axis.set_xlabel(f"after step {step}" if step else "original")
+    return figure
+
+
+def plot_accuracy(curves: dict[str, tuple], attack: str) -> "Figure":
+    """Draw accuracy against eps, one line a model.
+
+    Args:
+        curves: For each model's name, the values of eps and the accuracies.
+        attack: What the accuracy was measured under.
+    """
+    figure = _figure(7, 4.5)
+    axis = figure.subplots()
+    for i, (name, curve) in enumerate(curves.items()):
+        colour, marker = _COLOURS[i % len(_COLOURS)], "osD^vPX"[i % 7]
+        style = ("-", "--", "-.", ":")[i % 4]
+        axis.plot(*curve, style, c=colour, marker=marker, label=name)
+    axis.set(
+        title=f"Accuracy under attack: {attack}",
+        xlabel="eps, the largest change of a pixel",
+        ylabel="accuracy",
+        ylim=(-0.02, 1.02),
+    )
+    axis.grid(alpha=0.3)
+    axis.legend()
+    return figure
+
+
+def _figure(width, height):
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _panels(rows, columns, title):
+    size = (1.5 * columns + 0.4, 1.8 * rows + 0.7)
+    figure = Figure(figsize=size, layout="constrained")
+    figure.suptitle(
+        f"{title}\nthin blue frame: right answer, thick orange frame: wrong (✗)"
+    )
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+    return figure, axes
+
+
+def _show_answers(axes, model, images, labels, clip):
+    logits = predict_logits(model, images).astype(np.float64)
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    for axis, image, label, chances in zip(axes, images, labels, odds, strict=True):
+        _show(axis, image, clip, "gray")
+        answer, confidence = chances.argmax(), chances.max() / chances.sum()
+        colour, width = _RIGHT if answer == label else _WRONG
+        mark = "" if answer == label else f"✗ not {label}: "
+        axis.set_title(f"{mark}{answer}, {confidence:.0%}", fontsize=10, color=colour)
+        for spine in axis.spines.values():
+            spine.set(color=colour, linewidth=width)
+
+
+def _show(axis, image, value_range, colours):
+    low, high = value_range
+    if image.shape[-1] == 3:
+        image = np.clip((image - low) / (high - low), 0, 1)
+        axis.imshow(image)
+    else:
+        axis.imshow(image[..., 0], cmap=colours, vmin=low, vmax=high)

@@ -1,0 +1,389 @@
+"""How much of a classifier survives attack: a table of accuracies.
+
+python -m pyimagesearch.robustness MODEL.keras [MODEL.keras ...]
+"""
+
+# What loads TensorFlow is imported inside the functions: --help answers at once.
+import csv
+import json
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from pyimagesearch import checks, experiment
+from pyimagesearch.datasets import Split
+
+if TYPE_CHECKING:
+    import keras
+
+_RESTARTS, _TARGETS = 3, 5  # of the report's attacks
+_SHOWN = {
+    "accuracy": "accuracy",
+    "loss": "loss",
+    "mean move": "mean_perturbation",
+    "largest": "largest_perturbation",
+    "seconds": "seconds",
+}.items()
+_LEGEND = (
+    "Worst case: an image counts as correct only if every attack failed on it.\n"
+    "Images that are wrong when clean are not attacked, and count as wrong throughout."
+)
+_ATTACKER_IMAGES, _CHECK_IMAGES = 10_000, 2_000
+
+
+class Row(NamedTuple):
+    """What an attack leaves of a classifier.
+
+    Attributes:
+        attack: Name of the attack.
+        eps: Largest change that it may make, in the units of the images.
+        accuracy: Share of all images that stay correct, 0 to 1.
+        loss: Mean cross-entropy.
+        seconds: Time that the attack took.
+        mean_perturbation: Mean absolute change of a value.
+        largest_perturbation: Largest absolute change of a value.
+    """
+
+    attack: str
+    eps: float
+    accuracy: float
+    loss: float
+    seconds: float
+    mean_perturbation: float
+    largest_perturbation: float
+
+
+def evaluate_robustness(
+    model: "keras.Model",
+    images: np.ndarray,
+    labels: np.ndarray,
+    eps: float | list[float] = 0.1,
+    clip: tuple[float, float] = (0.0, 1.0),
+    *,
+    steps: int = 100,
+    attacker_images: np.ndarray | None = None,
+    rng: checks.Seed | None = None,
+    verbose: bool | None = None,
+) -> list[Row]:
+    """Attack a classifier in many ways, on valid images only.
+
+    An image that the model gets wrong unaided has fallen to every attack, and is not
+    attacked. Each attack starts on all others, whatever fell to another one, so that
+    its row is its own; within it, further restarts and targets go on with the images
+    that still stand against it. In the row `worst case` an image is correct only if
+    every attack failed on it; its loss and change are those of the attack that fooled
+    the model with the highest loss, or came nearest.
+
+    Args:
+        model: A Keras model that maps one image tensor to the probabilities or logits
+            of classes, or to a sigmoid's one output.
+        images: Images `(n, height, width, channels)` in the range `clip`.
+        labels: One-hot rows or class ids.
+        eps: Largest change of a value, in the units of the images; or several.
+        clip: The valid range of a value, `(low, high)`.
+        steps: Steps of PGD; fewer of them are weaker, and for large models.
+        attacker_images: Images of an attacker who cannot see the weights. Their
+            adversaries are made against a substitute (`pyimagesearch.transfer`).
+        rng: Seed or NumPy generator; by default a seed from NumPy's global state.
+        verbose: Whether to show a progress bar; by default on a terminal.
+
+    Returns:
+        The row `clean`, then for each eps a row per attack and the worst case.
+
+    Raises:
+        TypeError: If an argument is of a wrong type.
+        ValueError: If an argument is out of range or does not fit the model.
+    """
+    import keras
+
+    from pyimagesearch.fgsm import (
+        check_attack,
+        chunks,
+        in_chunks,
+        judge,
+        prepare_attack,
+    )
+    from pyimagesearch.transfer import train_substitute
+
+    if clip is None:
+        raise ValueError("clip must be (low, high), got None")
+    images, _, clip = check_attack("images", images, 0, clip)
+    if images.min() < clip[0] or images.max() > clip[1]:
+        got = f"values from {images.min():g} to {images.max():g}"
+        raise ValueError(f"images must lie in clip, {clip[0]:g} to {clip[1]:g}: {got}")
+    all_eps = [checks.number_in("eps", value, low=0) for value in np.ravel(eps)]
+    judged, targets = prepare_attack(judge, model, images, labels, "cross_entropy")
+    substitute = None
+    if attacker_images is not None:
+        substitute = train_substitute(model, attacker_images, clip)
+    steps = checks.positive_integer("steps", steps)
+    rng = checks.generator(rng)
+    attacks = _attacks(model, substitute, judged, steps, clip, rng)
+
+    def outcome(adversaries, rows):
+        """Return correctness, loss, mean and largest change, each of an image a row."""
+        losses, correct, _ = in_chunks(judged, adversaries, targets[rows])
+        changes = np.abs(adversaries - images[rows]).reshape(len(adversaries), -1)
+        losses = np.logaddexp(0, losses)
+        return np.stack([correct, losses, changes.mean(axis=1), changes.max(axis=1)])
+
+    def row(name, eps, outcome, seconds):
+        accuracy, loss, mean, _ = outcome.mean(axis=1)
+        numbers = (accuracy, loss, seconds, mean, outcome[3].max())
+        return Row(name, eps, *map(float, numbers))
+
+    started = time.perf_counter()
+    clean = outcome(images, np.arange(len(images)))
+    table = [row("clean", 0.0, clean, time.perf_counter() - started)]
+    standing = np.flatnonzero(clean[0])
+    batches = [standing[chunk] for chunk in chunks(images[standing])]
+    if verbose is None:
+        verbose = sys.stdout.isatty()
+    total = len(all_eps) * len(batches) * len(attacks)
+    progress = keras.utils.Progbar(total, verbose=verbose, unit_name="attack")
+    for value in all_eps:
+        outcomes = {name: clean.copy() for name in attacks}
+        seconds = dict.fromkeys(attacks, 0.0)
+        for rows in batches:
+            for name, attack in attacks.items():
+                started = time.perf_counter()
+                adversaries = attack(images[rows], targets[rows], value)
+                seconds[name] += time.perf_counter() - started
+                outcomes[name][:, rows] = outcome(adversaries, rows)
+                progress.add(1)
+        table += [row(name, value, outcomes[name], seconds[name]) for name in attacks]
+        every = np.stack(list(outcomes.values()))
+        correct, losses = every[:, 0], every[:, 1]
+        # From 1 on if the model is fooled, below 1 if not, and rising with the loss.
+        damage = np.where(correct, losses / (1 + losses), 1 + losses)
+        worst = every[damage.argmax(axis=0), :, np.arange(len(images))].T
+        table.append(row("worst case", value, worst, sum(seconds.values())))
+    return table
+
+
+def _attacks(model, substitute, judged, steps, clip, rng):
+    from pyimagesearch.fgsm import generate_image_adversary, in_chunks
+    from pyimagesearch.pgd import projected_gradient_descent, shrinking_steps
+
+    settings = {"clip": clip, "rng": rng}
+    pgd = partial(projected_gradient_descent, model, **settings)
+
+    def uniform_noise(images, labels, eps):
+        noise = rng.uniform(-eps, eps, images.shape).astype(np.float32)
+        return np.clip(images + noise, *clip)
+
+    def random_signs(images, labels, eps):
+        noise = np.float32(eps) * rng.choice(np.float32([-1, 1]), images.shape)
+        return np.clip(images + noise, *clip)
+
+    def fgsm(images, labels, eps):
+        return generate_image_adversary(
+            model, images, labels, eps, loss="cross_entropy", clip=clip
+        )
+
+    def bim(images, labels, eps):
+        return pgd(
+            images, labels, eps, steps=10, step_size=eps / 10, random_start=False
+        )
+
+    def strong(images, labels, eps, attack=pgd, **more):
+        step_size = shrinking_steps(eps, steps)
+        return attack(images, labels, eps, steps=steps, step_size=step_size, **more)
+
+    def targeted(images, labels, eps):
+        logits = in_chunks(judged, images, labels)[2]
+        likeliest = np.argsort(-logits, axis=1)[:, 1:]  # but for the true class
+        adversaries, standing = images.copy(), np.arange(len(images))
+        for target in likeliest.T[:_TARGETS]:
+            adversaries[standing] = strong(
+                images[standing], target[standing], eps, loss="margin", targeted=True
+            )
+            correct = in_chunks(judged, adversaries[standing], labels[standing])[1]
+            standing = standing[correct]
+            if standing.size == 0:
+                break
+        return adversaries
+
+    attacks = {
+        "uniform noise": uniform_noise,
+        "random signs": random_signs,
+        "FGSM": fgsm,
+        "BIM": bim,
+        "PGD, cross-entropy": partial(strong, restarts=_RESTARTS),
+        "PGD, margin": partial(strong, restarts=_RESTARTS, loss="margin"),
+        "PGD, targeted": targeted,
+    }
+    if substitute is not None:
+        transfer = partial(projected_gradient_descent, substitute, **settings)
+        attacks["transfer (black box)"] = partial(strong, attack=transfer)
+    return attacks
+
+
+def print_honest_check(model: "keras.Model", test: Split, eps: float) -> None:
+    """Print what is left of a fine-tuned network when it is attacked as it is now.
+
+    Args:
+        model: A compiled classifier of images in [0, 1].
+        test: Test images and one-hot labels.
+        eps: Largest change of a pixel.
+    """
+    from pyimagesearch.fgsm import generate_image_adversary
+    from pyimagesearch.pgd import projected_gradient_descent, shrinking_steps
+
+    few = tuple(array[:_CHECK_IMAGES] for array in test)
+    fgsm = partial(generate_image_adversary, eps=eps)
+    settings = {"steps": 40, "step_size": shrinking_steps(eps, 40), "rng": 0}
+    pgd = partial(projected_gradient_descent, eps=eps, **settings)
+    for name, attack, (images, labels) in [
+        ("FGSM", fgsm, test),
+        ("FGSM, clipped to valid images", partial(fgsm, clip=(0, 1)), test),
+        (f"PGD, clipped, first {len(few[0]):,}", partial(pgd, clip=(0, 1)), few),
+    ]:
+        attacked = attack(model, images, labels), labels
+        accuracy = experiment.report(
+            f"fresh adversarial images, {name}", model, attacked
+        )
+    print(
+        "[INFO] the adversarial images further up were made against the network before\n"
+        "[INFO] fine-tuning; an attacker who has its weights of now leaves at most "
+        f"{accuracy:.1%} correct"
+    )
+
+
+def main():
+    """Evaluate saved models side by side."""
+    options = _parse_options()
+    experiment.import_tensorflow()
+    import keras
+
+    from pyimagesearch.plotting import save_pictures
+
+    print("[INFO] loading data...")
+    (own_images, _), (images, labels) = experiment.load_data(options)
+    images, labels = images[: options.images], labels[: options.images]
+    low, high = clip = options.range
+    images, own_images = (
+        np.clip(low + np.float32(high - low) * part, low, high)
+        for part in (images, own_images[:_ATTACKER_IMAGES])
+    )
+    models = {
+        name: _load(path, images, labels) for name, path in options.models.items()
+    }
+
+    reports = {}
+    for name, model in models.items():
+        print(f"[INFO] attacking {name} on {len(images):,} test images...")
+        keras.utils.set_random_seed(options.seed)
+        settings = {"rng": options.seed, "verbose": sys.stdout.isatty()}
+        if options.transfer:
+            settings["attacker_images"] = own_images
+        reports[name] = evaluate_robustness(
+            model, images, labels, options.eps, clip, **settings
+        )
+    print(f"{_format_table(reports)}\n\n{_LEGEND}")
+    if options.output:
+        _write(reports, options)
+        data, eps = (images, labels), max(options.eps)
+        save_pictures(options.output, models, data, eps, clip)
+
+
+def _parse_options():
+    parser = experiment.make_parser(__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("models", nargs="+", metavar="MODEL.keras", help="saved models")
+    what = "strengths, in units of the range (default: a tenth of it)"
+    add("--eps", nargs="+", type=float, metavar="E", help=what)
+    what = "how many test images, from the first on (default: %(default)s)"
+    add("--images", type=int, default=1000, metavar="N", help=what)
+    what = "pixel range that the models expect (default: 0 1)"
+    bounds = ("LOW", "HIGH")
+    add("--range", nargs=2, type=float, default=[0, 1], metavar=bounds, help=what)
+    what = "add an attacker who sees only the models' answers"
+    add("--transfer", action="store_true", help=what)
+    options = experiment.parse(parser)
+    low, high = options.range
+    if not -checks.FLOAT32_MAX <= low < high <= checks.FLOAT32_MAX:
+        experiment.fail(
+            f"--range must be LOW HIGH, the first smaller, got {low} {high}"
+        )
+    options.eps = options.eps or [0.1 * (high - low)]
+    paths, options.models = options.models, {}
+    for path in paths:
+        if not path.endswith(".keras") or not Path(path).is_file():
+            experiment.fail(f"MODEL.keras must name a file that exists, got {path!r}")
+        name = Path(path).stem
+        if name in options.models:
+            name += f"_{len(options.models) + 1}"
+        options.models[name] = path
+    return options
+
+
+def _load(path, images, labels):
+    import keras
+
+    from pyimagesearch.fgsm import example_output
+
+    try:
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+        shape = example_output(model, images.shape[1:]).shape[1:]
+    except Exception as error:  # Keras, zip and JSON raise a dozen kinds
+        reason = checks.one_line(error)
+        experiment.fail(f"{path} is not a model that can be used: {reason}")
+    classes = labels.shape[1]
+    if shape != (classes,) and (shape, classes) != ((1,), 2):
+        experiment.fail(f"{path} must have {classes} classes as the data, got {shape}")
+    return model
+
+
+def _format_table(reports):
+    """Return all figures of one model, or the accuracies of several side by side."""
+    (rows, *others) = reports.values()
+    if others:
+        columns = {name: [row.accuracy for row in reports[name]] for name in reports}
+        width, most = 13, 4
+    else:
+        columns = {
+            name: [getattr(row, field) for row in rows] for name, field in _SHOWN
+        }
+        width, most = 10, 5
+    lines = []
+    for start in range(0, len(columns), most):
+        block = list(columns.items())[start : start + most]
+        heads = (f"{name[-width + 1 :]:>{width}}" for name, _ in block)
+        lines += ["", f"{'eps':<8}{'attack':<20}" + "".join(heads)]
+        for i, row in enumerate(rows):
+            if i and row.eps != rows[i - 1].eps:
+                lines.append("")
+            cells = (
+                f"{values[i]:>{width}.{1 if name == 'seconds' else 4}f}"
+                for name, values in block
+            )
+            lines.append(f"{row.eps:<8g}{row.attack:<20}" + "".join(cells))
+    return "\n".join(lines)
+
+
+def _write(reports, options):
+    """Write `robustness.json` and `robustness.csv` into the output folder."""
+    settings = ("models", "data", "images", "range", "transfer", "seed")
+    results = {name: getattr(options, name) for name in settings}
+    results["results"] = {
+        name: [row._asdict() for row in rows] for name, rows in reports.items()
+    }
+    with experiment.replacing(options.output / "robustness.json") as path:
+        path.write_text(json.dumps(results, indent=2) + "\n")
+    with (
+        experiment.replacing(options.output / "robustness.csv") as path,
+        path.open("w", newline="") as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow(("model", *Row._fields))
+        for name, rows in reports.items():
+            writer.writerows((name, *row) for row in rows)
+
+
+if __name__ == "__main__":
+    experiment.run(main)
