@@ -78,7 +78,7 @@ def save_pictures(
     for name, figure in figures.items():
         with replacing(folder / f"{name}.png") as path:
             figure.savefig(path, dpi=120)
-    print(f"[INFO] saved {', '.join(f'{name}.png' for name in figures)} in {folder}")
+    print(f"[INFO] saved {len(figures)} pictures in {folder}")
 
 
 def plot_adversaries(
@@ -171,8 +171,7 @@ def _figure(width, height):
 
 
 def _panels(rows, columns, title):
-    size = (1.5 * columns + 0.4, 1.8 * rows + 0.7)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = _figure(1.5 * columns + 0.4, 1.85 * rows + 0.7)
     figure.suptitle(
         f"{title}\nthin blue frame: right answer, thick orange frame: wrong (✗)"
     )

@@ -30,7 +30,7 @@ _SHOWN = {
 }.items()
 _LEGEND = (
     "Worst case: an image counts as correct only if every attack failed on it.\n"
-    "Images that are wrong when clean are not attacked, and count as wrong throughout."
+    "An image that is wrong when clean is not attacked, and counts as wrong always."
 )
 _ATTACKER_IMAGES, _CHECK_IMAGES = 10_000, 2_000
 
@@ -248,9 +248,9 @@ def print_honest_check(model: "keras.Model", test: Split, eps: float) -> None:
             f"fresh adversarial images, {name}", model, attacked
         )
     print(
-        "[INFO] the adversarial images further up were made against the network before\n"
-        "[INFO] fine-tuning; an attacker who has its weights of now leaves at most "
-        f"{accuracy:.1%} correct"
+        "[INFO] the adversarial images further up were made against the network "
+        "before\n[INFO] fine-tuning; an attacker who has its weights of now leaves at "
+        f"most {accuracy:.1%} correct"
     )
 
 
@@ -282,7 +282,7 @@ def main():
         if options.transfer:
             settings["attacker_images"] = own_images
         reports[name] = evaluate_robustness(
-            model, images, labels, options.eps, clip, **settings
+            model, images, labels.argmax(axis=1), options.eps, clip, **settings
         )
     print(f"{_format_table(reports)}\n\n{_LEGEND}")
     if options.output:
@@ -293,8 +293,9 @@ def main():
 
 def _parse_options():
     parser = experiment.make_parser(__doc__.splitlines()[0])
+    parser.usage = "python -m pyimagesearch.robustness MODEL.keras [...] [option ...]"
     add = parser.add_argument
-    add("models", nargs="+", metavar="MODEL.keras", help="saved models")
+    add("models", nargs="+", metavar="MODEL.keras", help="saved models, first of all")
     what = "strengths, in units of the range (default: a tenth of it)"
     add("--eps", nargs="+", type=float, metavar="E", help=what)
     what = "how many test images, from the first on (default: %(default)s)"
@@ -331,7 +332,8 @@ def _load(path, images, labels):
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
         shape = example_output(model, images.shape[1:]).shape[1:]
     except Exception as error:  # Keras, zip and JSON raise a dozen kinds
-        reason = checks.one_line(error)
+        *_, reason = str(error).split("Exception encountered: ")  # Keras's root cause
+        reason = checks.one_line(ValueError(reason))
         experiment.fail(f"{path} is not a model that can be used: {reason}")
     classes = labels.shape[1]
     if shape != (classes,) and (shape, classes) != ((1,), 2):

@@ -1,5 +1,7 @@
 """The black-box attack: adversaries against a substitute that copies its target."""
 
+import math
+
 import keras
 import numpy as np
 
@@ -7,9 +9,11 @@ from pyimagesearch import checks
 from pyimagesearch.fgsm import check_attack, predict_logits
 from pyimagesearch.simplecnn import SimpleCNN
 
+_STEPS = 1600
+
 
 def train_substitute(
-    target, images: np.ndarray, clip: tuple[float, float] = (0.0, 1.0), epochs: int = 10
+    target, images: np.ndarray, clip: tuple[float, float] = (0.0, 1.0)
 ) -> keras.Model:
     """Train a network on a target's answers, for an attacker who cannot see inside it.
 
@@ -21,7 +25,6 @@ def train_substitute(
             returns class ids `(n,)` or scores of classes `(n, classes)`.
         images: The attacker's own images `(n, height, width, channels)`, unlabelled.
         clip: The valid range of a value, `(low, high)`.
-        epochs: Epochs of training.
 
     Returns:
         A SimpleCNN for such images.
@@ -33,7 +36,6 @@ def train_substitute(
     Source: Papernot et al., "Transferability in machine learning", 2016.
     """
     images, _, (low, high) = check_attack("images", images, 0, clip)
-    epochs = checks.positive_integer("epochs", epochs)
     if isinstance(target, keras.Model):
         answers = predict_logits(target, images)
     else:
@@ -51,5 +53,7 @@ def train_substitute(
         ]
     )
     substitute.compile("adam", "sparse_categorical_crossentropy")
+    # As many steps for few images: batch normalisation needs over a thousand.
+    epochs = math.ceil(_STEPS / math.ceil(len(images) / 64))
     substitute.fit(images, answers, batch_size=64, epochs=epochs, verbose=0)
     return substitute

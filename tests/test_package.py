@@ -50,10 +50,24 @@ WRONG_OPTIONS = [
 ]
 
 
+COMMAND, MODEL = "pyimagesearch.robustness", str(ROOT / "tests" / "no.keras")
+WRONG_COMMANDS = [
+    ([], "MODEL.keras", "no.keras"),
+    (["README.md"], "MODEL.keras", "README.md"),
+    (["--eps", "0.1", "-1.0"], "--eps", "-1.0"),
+    (["--images", "0"], "--images", "0"),
+    (["--range", "1", "1"], "--range", "1.0 1.0"),
+    (["--range", "0", "inf"], "--range", "inf"),
+    (["--output", "README.md"], "--output", "README.md"),
+    (["--data", "no such file"], "--data", "'no such file'"),
+]
+
+
 def test_options_are_answered_before_tensorflow_is_loaded():
     cases = [(script, options) for script in SCRIPTS for options, *_ in WRONG_OPTIONS]
+    cases += [(COMMAND, [MODEL, *options]) for options, *_ in WRONG_COMMANDS]
     cases += [(SCRIPTS[0], ["--split", "0.5"]), (SCRIPTS[1], ["--split", "1.5"])]
-    cases += [(script, ["--help"]) for script in SCRIPTS]
+    cases += [(script, ["--help"]) for script in (*SCRIPTS, COMMAND)]
     code = f"""
 import importlib, sys
 for script, options in {cases!r}:
@@ -77,8 +91,8 @@ assert not {{"tensorflow", "keras", "sklearn"}} & set(sys.modules)
         error, status = lines  # one line, no usage, no traceback
         assert error.startswith(f"{script}.py: error: ")
         assert status == "exit status 2"
-        for wanted, *named in WRONG_OPTIONS:
-            if options == wanted:
+        for wanted, *named in WRONG_OPTIONS + WRONG_COMMANDS:
+            if options in (wanted, [MODEL, *wanted]):
                 assert all(name in error for name in named)
     assert finished.stdout.count("--fine-tune-epochs") >= 2
     assert finished.stdout.count("--split") == 2  # usage and help of one script

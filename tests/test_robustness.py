@@ -1,0 +1,400 @@
+import csv
+import functools
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from conftest import build_classifier
+
+from pyimagesearch import datasets, robustness
+from pyimagesearch.datagen import generate_mixed_adversarial_batch, in_step
+from pyimagesearch.fgsm import generate_image_adversary
+from pyimagesearch.robustness import evaluate_robustness
+from pyimagesearch.simplecnn import SimpleCNN
+from pyimagesearch.transfer import train_substitute
+
+ROOT = Path(__file__).parent.parent
+MNIST_NPZ = os.environ.get("MNIST_NPZ")
+ATTACKS = [
+    "uniform noise",
+    "random signs",
+    "FGSM",
+    "BIM",
+    "PGD, cross-entropy",
+    "PGD, margin",
+    "PGD, targeted",
+]
+
+quick = functools.partial(evaluate_robustness, steps=5, verbose=False)
+
+
+def answers(model, images):
+    return model(images).numpy().argmax(axis=-1)
+
+
+def by_attack(rows, eps):
+    return {row.attack: row for row in rows if row.eps == eps}
+
+
+@pytest.fixture
+def hard_labels(model, images):
+    """Class ids of which the model gets three in four right."""
+    return (answers(model, images) + (np.arange(20) % 4 == 0)) % 3
+
+
+def test_rows_and_what_they_mean(model, images, hard_labels):
+    rows = quick(model, images, hard_labels, [0.02, 0.1], rng=0)
+    one_eps = [*ATTACKS, "worst case"]
+    assert [row.attack for row in rows] == ["clean", *one_eps, *one_eps]
+    assert [row.eps for row in rows] == [0, *[0.02] * 8, *[0.1] * 8]
+    assert rows[0].accuracy == 0.75
+    one_hot = np.eye(3)[hard_labels]
+    loss = keras.losses.categorical_crossentropy(one_hot, model(images)).numpy().mean()
+    assert rows[0].loss == pytest.approx(loss, rel=1e-5)
+    assert rows[0].mean_perturbation == rows[0].largest_perturbation == 0
+    for row in rows[1:]:
+        assert 0 <= row.mean_perturbation <= row.largest_perturbation
+        assert 0.99 * row.eps < row.largest_perturbation < 1.00001 * row.eps
+        assert row.seconds > 0
+        assert row.accuracy <= 0.75
+    for eps in (0.02, 0.1):
+        row = by_attack(rows, eps)
+        *attacks, worst = row.values()
+        assert worst.accuracy <= min(other.accuracy for other in attacks)
+        assert row["BIM"].accuracy <= row["FGSM"].accuracy
+    assert by_attack(rows, 0.1)["worst case"].accuracy < 0.75
+
+
+def test_an_attacks_own_row_counts_all_that_is_right_unaided(
+    model, images, hard_labels
+):
+    rows = by_attack(quick(model, images, hard_labels, 0.05), 0.05)
+    adversaries = generate_image_adversary(
+        model, images, hard_labels, 0.05, loss="cross_entropy", clip=(0, 1)
+    )
+    stands = answers(model, images) == hard_labels
+    stands &= answers(model, adversaries) == hard_labels
+    assert 0 < stands.mean() < 0.75
+    assert rows["FGSM"].accuracy == pytest.approx(stands.mean())
+
+
+def test_worst_case_joins_the_attacks(model, images, monkeypatch):
+    """Two attacks that fool the model on images of their own, and never elsewhere."""
+    labels = answers(model, images)
+    weakened = generate_image_adversary(model, images, labels, 2, loss="margin")
+    movable = np.flatnonzero(answers(model, weakened) != labels)
+    assert len(movable) >= 6
+    attacked = []
+
+    def attack_on(rows):
+        def attack(given, targets, eps):
+            attacked.append(given)
+            return np.where(np.isin(np.arange(20), rows)[:, None, None, None],
+                            weakened, given)  # fmt: skip
+
+        return attack
+
+    first, second = movable[:2], movable[1:5]
+    attacks = {"first": attack_on(first), "second": attack_on(second)}
+    monkeypatch.setattr(robustness, "_attacks", lambda *_: attacks)
+    rows = by_attack(evaluate_robustness(model, images, labels, 2), 2)
+    assert rows["first"].accuracy == pytest.approx(18 / 20)
+    assert rows["second"].accuracy == pytest.approx(16 / 20)
+    assert rows["worst case"].accuracy == pytest.approx(15 / 20)
+    for given in attacked:
+        np.testing.assert_array_equal(given, images)
+
+
+def test_what_is_wrong_unaided_is_not_attacked(model, images, monkeypatch):
+    labels = (answers(model, images) + 1) % 3
+    labels[3] = answers(model, images)[3]
+    attacked = []
+
+    def attack(given, targets, eps):
+        attacked.append(given)
+        return given
+
+    monkeypatch.setattr(robustness, "_attacks", lambda *_: {"none": attack})
+    rows = evaluate_robustness(model, images, labels)
+    assert [row.accuracy for row in rows] == pytest.approx([1 / 20] * 3)
+    np.testing.assert_array_equal(attacked, [images[3:4]])
+    labels[3] = (labels[3] + 1) % 3
+    assert [row.accuracy for row in evaluate_robustness(model, images, labels)] == [
+        0
+    ] * 3
+
+
+def test_same_seed_same_rows(model, images, hard_labels):
+    def figures(rng):
+        rows = quick(model, images, hard_labels, 0.05, rng=rng)
+        return [row._replace(seconds=0) for row in rows]
+
+    assert figures(1) == figures(1) != figures(2)
+
+
+def test_label_formats_give_the_same_rows(model, images, hard_labels):
+    def figures(labels):
+        rows = quick(model, images, labels, 0.05, rng=0)
+        return [row._replace(seconds=0) for row in rows]
+
+    expected = figures(hard_labels)
+    assert figures(hard_labels[:, np.newaxis]) == expected
+    assert figures(np.eye(3)[hard_labels]) == expected
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(5)
+
+    def call(self, images):
+        return self.dense(keras.ops.reshape(images, (-1, 32 * 32 * 3)))
+
+
+def functional():
+    image = keras.Input((32, 32, 3))
+    hidden = keras.layers.Rescaling(1 / 127.5, offset=-1)(image)
+    hidden = keras.layers.Conv2D(8, 3, strides=4, activation="relu")(hidden)
+    hidden = keras.layers.GlobalAveragePooling2D()(hidden)
+    return keras.Model(image, keras.layers.Dense(5, activation="softmax")(hidden))
+
+
+@pytest.mark.parametrize("build", [functional, Subclassed])
+def test_colour_images_from_0_to_255_and_integer_labels(build):
+    model = build()
+    images = np.random.default_rng(0).integers(
+        256, size=(12, 32, 32, 3), dtype=np.uint8
+    )
+    labels = answers(model, np.float32(images))
+    rows = by_attack(quick(model, images, labels, 16, (0, 255), rng=0), 16)
+    assert rows["uniform noise"].largest_perturbation <= 16
+    assert rows["FGSM"].largest_perturbation == pytest.approx(16)
+    assert rows["worst case"].accuracy <= 0.5
+
+
+def test_sigmoid(images):
+    model = build_classifier(classes=1, activation="sigmoid")
+    labels = (model(images).numpy()[:, 0] > 0.5).astype(int)
+    labels[0] = 1 - labels[0]
+    rows = quick(model, images, labels, 0.5)
+    assert rows[0].accuracy == pytest.approx(0.95)
+    assert rows[-1].accuracy < 0.5
+
+
+@pytest.mark.slow
+def test_model_of_imagenets_size():
+    model = keras.applications.ResNet50(weights=None)
+    images = np.random.default_rng(0).integers(256, size=(2, 224, 224, 3))
+    labels = answers(model, np.float32(images))
+    rows = evaluate_robustness(
+        model, images, labels, 8, (0, 255), steps=3, verbose=False
+    )
+    assert rows[0].accuracy == 1
+    assert rows[-1].accuracy <= rows[1].accuracy
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"images": np.full((20, 6, 6, 1), 1.1)}, ValueError, "images .*1.1"),
+        ({"clip": None}, ValueError, "clip .*None"),
+        ({"clip": (1, 0)}, ValueError, "clip"),
+        ({"eps": [0.1, -0.1]}, ValueError, "eps .*-0.1"),
+        ({"steps": 0}, ValueError, "steps .*0"),
+        ({"labels": np.full(20, 3)}, ValueError, "label .*3"),
+        ({"model": "m"}, TypeError, "model .*str"),
+        ({"rng": "a"}, TypeError, "rng"),
+        ({"attacker_images": np.zeros((3, 5, 5, 1))}, ValueError, r"\(5, 5, 1\)"),
+    ],
+)
+def test_wrong_arguments_are_named(model, images, labels, changed, error, message):
+    arguments = {"model": model, "images": images, "labels": labels}
+    with pytest.raises(error, match=message):
+        evaluate_robustness(**(arguments | changed))
+
+
+@pytest.fixture(scope="module")
+def digits():
+    (images, labels), test = datasets.load("digits")
+    model = SimpleCNN.build(28, 28, 1, 10)
+    model.compile("adam", "categorical_crossentropy", metrics=["accuracy"])
+    model.fit(images, labels, batch_size=64, epochs=40, verbose=0)
+    return model, images, test
+
+
+@pytest.mark.slow
+def test_transfer_fools_a_network_that_it_never_saw(digits):
+    model, own_images, (images, labels) = digits
+    few = slice(100)
+    rows = by_attack(
+        quick(model, images[few], labels[few], 0.2, attacker_images=own_images), 0.2
+    )
+    transfer = rows["transfer (black box)"]
+    assert transfer.accuracy <= rows["random signs"].accuracy - 0.2
+    assert rows["worst case"].accuracy <= transfer.accuracy
+
+
+class Brightness:
+    """Anything with a `predict`: is an image brighter than half?"""
+
+    def predict(self, images):
+        return (images.mean(axis=(1, 2, 3)) > 5).astype(int)
+
+
+@pytest.mark.slow
+def test_substitute_learns_the_answers_of_anything_that_predicts():
+    images = np.random.default_rng(0).random((300, 6, 6, 1)) * 0.5
+    images = images + np.random.default_rng(1).random((300, 1, 1, 1)) * 9.5
+    target = Brightness()
+    substitute = train_substitute(target, images[:200], (0, 10))
+    agreed = answers(substitute, images[200:]) == target.predict(images[200:])
+    assert agreed.mean() > 0.8
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not MNIST_NPZ, reason="MNIST_NPZ names no file")
+def test_worst_case_is_no_weaker_than_arts_auto_pgd():
+    pytest.importorskip("art")
+    from art.attacks.evasion import AutoProjectedGradientDescent
+    from art.estimators.classification import TensorFlowV2Classifier
+
+    train, (images, labels) = datasets.load(MNIST_NPZ)
+    images, labels = images[:100], labels[:100]
+    logits = keras.Sequential(SimpleCNN.build(28, 28, 1, 10).layers[:-1])
+    model = keras.Sequential([logits, keras.layers.Softmax()])
+    model.compile("adam", "categorical_crossentropy")
+    model.fit(*train, batch_size=64, epochs=1, verbose=0)
+    batches = generate_mixed_adversarial_batch(model, 64, *train, (28, 28, 1), 0.1)
+    model.fit(in_step(batches), steps_per_epoch=900, shuffle=False, verbose=0)
+
+    stands = answers(model, images) == labels.argmax(axis=1)
+    for attacked, name in [
+        (model, "cross_entropy"),
+        (logits, "difference_logits_ratio"),
+    ]:
+        loss = keras.losses.CategoricalCrossentropy(from_logits=attacked is logits)
+        classifier = TensorFlowV2Classifier(
+            attacked, 10, (28, 28, 1), loss_object=loss, clip_values=(0.0, 1.0)
+        )
+        attack = AutoProjectedGradientDescent(
+            classifier, eps=0.1, nb_random_init=1, loss_type=name, verbose=False
+        )
+        adversaries = attack.generate(images, labels)
+        stands &= answers(model, adversaries) == labels.argmax(axis=1)
+    *_, worst = evaluate_robustness(model, images, labels, 0.1, rng=0, verbose=False)
+    assert 0.1 < stands.mean() < 0.95  # otherwise it says little
+    assert worst.accuracy <= stands.mean()
+
+
+def run_command(capsys, monkeypatch, *options):
+    """Run the command inside this process; return exit status, stdout and stderr."""
+    monkeypatch.setattr(sys, "argv", ["robustness", *map(str, options)])
+    status = 0
+    try:
+        robustness.main()
+    except SystemExit as exit:
+        status = exit.code
+    return status, *capsys.readouterr()
+
+
+@pytest.mark.slow
+def test_command_compares_models_and_writes_results(digits, tmp_path):
+    model, *_ = digits
+    paths = [str(tmp_path / f"{name}.keras") for name in ("trained", "worse")]
+    model.save(paths[0])
+    worse = keras.models.clone_model(model)
+    worse.save(paths[1])
+    output = tmp_path / "results"
+    command = [sys.executable, "-m", "pyimagesearch.robustness", *paths, "--data"]
+    command += ["digits", "--images", "30", "--eps", "0.05", "0.1", "--transfer"]
+    finished = subprocess.run(
+        [*command, "--output", str(output)], capture_output=True, text=True, cwd=ROOT
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stderr == ""
+    assert "\b" not in finished.stdout and "\r" not in finished.stdout
+    report, pictures = finished.stdout.split("\n\n", 1)[1].split("[INFO]")
+    assert max(map(len, report.splitlines())) <= 80
+    assert pictures == f" saved 5 pictures in {output}\n"
+    table = re.findall(r"^(0\S*) +(.+?)  +(\S+)  +(\S+)$", finished.stdout, flags=re.M)
+    assert len(table) == 1 + 2 * 9
+    results = json.loads((output / "robustness.json").read_text())
+    assert results["models"] == {"trained": paths[0], "worse": paths[1]}
+    assert results["data"] == "digits" and results["images"] == 30
+    for name, column in [("trained", 2), ("worse", 3)]:
+        for row, cells in zip(results["results"][name], table, strict=True):
+            assert (f"{row['eps']:g}", row["attack"]) == cells[:2]
+            assert f"{row['accuracy']:.4f}" == cells[column]
+    with (output / "robustness.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["attack"] for row in rows] == [cells[1] for cells in table] * 2
+    for row, expected in zip(rows[:19], results["results"]["trained"], strict=True):
+        assert float(row["loss"]) == expected["loss"]
+    names = ["robustness.json", "robustness.csv", "accuracy.png"]
+    for name in ("trained", "worse"):
+        names += [f"adversaries_{name}.png", f"steps_{name}.png"]
+    assert {path.name for path in output.iterdir()} == set(names)
+
+
+def test_one_model_shows_all_figures(model, images, labels, capsys):
+    rows = quick(model, images, labels, 0.05)
+    heading, clean, _, *_ = robustness._format_table({"model": rows}).split("\n")[1:]
+    assert heading.split()[2:] == [
+        "accuracy",
+        "loss",
+        "mean",
+        "move",
+        "largest",
+        "seconds",
+    ]
+    assert clean.split()[2] == f"{rows[0].accuracy:.4f}"
+    assert max(map(len, robustness._format_table({"model": rows}).split("\n"))) <= 80
+
+
+@keras.saving.register_keras_serializable("tests")
+class Custom(keras.layers.Layer):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: build_classifier((6, 6, 1), 10), r"\(28, 28, 1\)"),
+        (lambda: build_classifier((28, 28, 1), 3), r"10 classes.*\(3,\)"),
+        (
+            lambda: keras.Sequential(
+                [keras.Input((28, 28, 1)), keras.layers.Lambda(lambda x: x)]
+            ),
+            "Lambda",
+        ),
+        (None, "model.keras"),
+    ],
+)
+def test_models_that_do_not_fit_are_one_line(
+    build, message, tmp_path, capsys, monkeypatch
+):
+    path = tmp_path / "model.keras"
+    if build is None:
+        path.write_bytes(b"PK no zip file")
+    else:
+        build().save(path)
+    status, _, stderr = run_command(capsys, monkeypatch, path, "--data", "digits")
+    assert status == 2
+    (line,) = stderr.splitlines()
+    assert str(path) in line and re.search(message, line)
+
+
+def test_custom_code_is_not_run_and_one_line(tmp_path, capsys, monkeypatch):
+    path = tmp_path / "model.keras"
+    keras.Sequential([keras.Input((28, 28, 1)), Custom()]).save(path)
+    keras.saving.get_custom_objects().pop("tests>Custom")
+    status, _, stderr = run_command(capsys, monkeypatch, path, "--data", "digits")
+    assert status == 2
+    (line,) = stderr.splitlines()
+    assert str(path) in line and "Custom" in line
