@@ -8,8 +8,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
-
 from pyimagesearch import checks, datasets
 
 # Epochs of training and of fine-tuning: the tutorials', and those that 1,437 digits
@@ -71,8 +69,9 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
         for name in ("epochs", "fine_tune_epochs", "batch_size", "images"):
             if name in values:
                 checks.positive_integer(f"--{name.replace('_', '-')}", values[name])
-        for eps in np.ravel(values.get("eps", 0)):
-            checks.number_in("--eps", eps, low=0)
+        eps = values.get("eps", [])
+        for value in eps if isinstance(eps, list) else [eps]:
+            checks.number_in("--eps", value, low=0)
         checks.number_in("--split", values.get("split", 0), 0, 1)
         checks.number_in("--seed", options.seed, 0, 2**32 - 1)
     except ValueError as error:

@@ -315,7 +315,7 @@ def _parse_options():
     paths, options.models = options.models, {}
     for path in paths:
         if not path.endswith(".keras") or not Path(path).is_file():
-            experiment.fail(f"MODEL.keras must name a file that exists, got {path!r}")
+            experiment.fail(f"MODEL.keras must be a .keras file, got {path!r}")
         name = Path(path).stem
         if name in options.models:
             name += f"_{len(options.models) + 1}"

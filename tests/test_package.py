@@ -53,7 +53,6 @@ WRONG_OPTIONS = [
 COMMAND, MODEL = "pyimagesearch.robustness", str(ROOT / "tests" / "no.keras")
 WRONG_COMMANDS = [
     ([], "MODEL.keras", "no.keras"),
-    (["README.md"], "MODEL.keras", "README.md"),
     (["--eps", "0.1", "-1.0"], "--eps", "-1.0"),
     (["--images", "0"], "--images", "0"),
     (["--range", "1", "1"], "--range", "1.0 1.0"),
@@ -66,6 +65,7 @@ WRONG_COMMANDS = [
 def test_options_are_answered_before_tensorflow_is_loaded():
     cases = [(script, options) for script in SCRIPTS for options, *_ in WRONG_OPTIONS]
     cases += [(COMMAND, [MODEL, *options]) for options, *_ in WRONG_COMMANDS]
+    cases += [(COMMAND, ["README.md"])]
     cases += [(SCRIPTS[0], ["--split", "0.5"]), (SCRIPTS[1], ["--split", "1.5"])]
     cases += [(script, ["--help"]) for script in (*SCRIPTS, COMMAND)]
     code = f"""
