@@ -54,10 +54,11 @@ def main():
 
     print()
     experiment.report("normal testing images *after* fine-tuning", model, test)
-    experiment.report("adversarial images *after* fine-tuning", model, attacked)
+    what = "adversarial images *after* fine-tuning"
+    old_accuracy = experiment.report(what, model, attacked)
 
     # Beyond the tutorial: what is left of the network as it is now?
-    print_honest_check(model, test, options.eps)
+    print_honest_check(model, test, options.eps, old_accuracy)
     if not options.honest:
         print(
             "[INFO] fine-tuning has seen these test images; --honest keeps them unseen"

@@ -82,9 +82,7 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     if options.output:
         try:
             options.output.mkdir(parents=True, exist_ok=True)
-            with replacing(options.output / "probe") as path:
-                path.touch()
-            (options.output / "probe").unlink()
+            tempfile.TemporaryFile(dir=options.output).close()
         except OSError as error:
             fail(f"--output must be a folder to write to: {error}")
     return options

@@ -65,8 +65,12 @@ def generate_image_adversary(
     images, eps, clip = check_attack("image", image, eps, clip)
     step = np.float32(-eps if targeted else eps)
     sign, targets = prepare_attack(gradient_sign, model, images, label, loss)
-    (signs,) = in_chunks(sign, images, targets)
-    return np.clip(images + step * signs, *clip)
+    adversaries = np.empty_like(images)
+    for chunk in chunks(images):
+        signs = sign(tf.constant(images[chunk]), tf.constant(targets[chunk])).numpy()
+        moved = np.add(images[chunk], step * signs, out=adversaries[chunk])
+        np.clip(moved, *clip, out=moved)
+    return adversaries
 
 
 def check_attack(name: str, images: np.ndarray, eps: float, clip) -> tuple:

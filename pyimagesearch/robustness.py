@@ -223,13 +223,16 @@ def _attacks(model, substitute, judged, steps, clip, rng):
     return attacks
 
 
-def print_honest_check(model: "keras.Model", test: Split, eps: float) -> None:
+def print_honest_check(
+    model: "keras.Model", test: Split, eps: float, old: float
+) -> None:
     """Print what is left of a fine-tuned network when it is attacked as it is now.
 
     Args:
         model: A compiled classifier of images in [0, 1].
         test: Test images and one-hot labels.
         eps: Largest change of a pixel.
+        old: Accuracy on adversaries made before fine-tuning.
     """
     from pyimagesearch.fgsm import generate_image_adversary
     from pyimagesearch.pgd import projected_gradient_descent, shrinking_steps
@@ -238,19 +241,19 @@ def print_honest_check(model: "keras.Model", test: Split, eps: float) -> None:
     fgsm = partial(generate_image_adversary, eps=eps)
     settings = {"steps": 40, "step_size": shrinking_steps(eps, 40), "rng": 0}
     pgd = partial(projected_gradient_descent, eps=eps, **settings)
+    results = []
     for name, attack, (images, labels) in [
         ("FGSM", fgsm, test),
         ("FGSM, clipped to valid images", partial(fgsm, clip=(0, 1)), test),
         (f"PGD, clipped, first {len(few[0]):,}", partial(pgd, clip=(0, 1)), few),
     ]:
         attacked = attack(model, images, labels), labels
-        accuracy = experiment.report(
-            f"fresh adversarial images, {name}", model, attacked
-        )
+        name = f"fresh adversarial images, {name}"
+        results.append(experiment.report(name, model, attacked))
     print(
-        "[INFO] the adversarial images further up were made against the network "
-        "before\n[INFO] fine-tuning; an attacker who has its weights of now leaves at "
-        f"most {accuracy:.1%} correct"
+        f"[INFO] in short: {old:.1%} of the old network's adversarial images are read "
+        f"correctly,\n[INFO] {results[0]:.1%} of those made against the network as it "
+        f"is now, and at most {results[2]:.1%} of a stronger attacker's"
     )
 
 

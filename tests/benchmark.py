@@ -25,6 +25,8 @@ import tensorflow as tf  # noqa: E402
 
 from pyimagesearch.datagen import generate_mixed_adverserial_batch  # noqa: E402
 from pyimagesearch.fgsm import generate_image_adversary  # noqa: E402
+from pyimagesearch.pgd import projected_gradient_descent  # noqa: E402
+from pyimagesearch.robustness import evaluate_robustness  # noqa: E402
 from pyimagesearch.simplecnn import SimpleCNN  # noqa: E402
 from pyimagesearch.training import fit, fit_batches  # noqa: E402
 
@@ -127,6 +129,72 @@ def fgsm_rivals(model, images, labels):
     return rivals
 
 
+def pgd_rivals(model, images, labels):
+    """Return ways to take 40 steps of PGD, and print what each leaves correct."""
+    chunks = [
+        (tf.constant(images[i : i + CHUNK]), tf.constant(labels[i : i + CHUNK]))
+        for i in range(0, len(images), CHUNK)
+    ]
+
+    @tf.function
+    def gradient_sign(images, labels):
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(images)
+            outputs = model(images, training=False)
+            loss = tf.reduce_sum(keras.losses.categorical_crossentropy(labels, outputs))
+        return tf.sign(tape.gradient(loss, images))
+
+    def run_bare():
+        for chunk in chunks:
+            for _ in range(40):
+                gradient_sign(*chunk)
+
+    def run_package():
+        return projected_gradient_descent(
+            model, images, labels, EPS, steps=40, step_size=0.01, clip=(0, 1)
+        )
+
+    rivals = {"this package": run_package}
+    with contextlib.suppress(ImportError):
+        from art.attacks.evasion import ProjectedGradientDescent
+        from art.estimators.classification import TensorFlowV2Classifier
+
+        loss = keras.losses.CategoricalCrossentropy()
+        classifier = TensorFlowV2Classifier(
+            model, 10, DIMS, loss_object=loss, clip_values=(0.0, 1.0)
+        )
+        settings = {"eps": EPS, "eps_step": 0.01, "max_iter": 40, "num_random_init": 1}
+        attack = ProjectedGradientDescent(
+            classifier, batch_size=CHUNK, verbose=False, **settings
+        )
+        rivals["ART, batches of 512"] = lambda: attack.generate(images, labels)
+    with contextlib.suppress(ImportError):
+        from cleverhans.tf2.attacks.projected_gradient_descent import (
+            projected_gradient_descent as cleverhans_pgd,
+        )
+
+        logits = keras.Sequential(model.layers[:-1])
+        infer = tf.function(functools.partial(logits, training=False))
+        settings = {"clip_min": 0.0, "clip_max": 1.0, "sanity_checks": False}
+
+        def run_cleverhans():
+            results = []
+            for x, y in chunks:
+                y = tf.argmax(y, axis=1)
+                attack = (infer, x, EPS, 0.01, 40, np.inf)
+                results.append(cleverhans_pgd(*attack, y=y, **settings))
+            return np.concatenate(results)
+
+        rivals["CleverHans, batches of 512"] = run_cleverhans
+
+    print("\nCorrect after 40 steps of PGD, the same settings")
+    for name, run in rivals.items():
+        correct = model.predict(run(), verbose=0).argmax(1) == labels.argmax(1)
+        print(f"  {name:42}{correct.mean():9.4f}", flush=True)
+    rivals["bare compiled gradient, 40 times"] = run_bare
+    return {name: (run, 1) for name, run in rivals.items()}
+
+
 def training_rivals(model, images, labels):
     """Return ways to make a plain training step, and a mixed one."""
     loss_function = keras.losses.CategoricalCrossentropy()
@@ -218,6 +286,11 @@ def main():
     title = f"FGSM over {len(test_images):,} images"
     rivals = fgsm_rivals(model, test_images, test_labels)
     compare(title, "s ", "bare compiled gradient, batches of 512", rivals)
+    few = test_images[:1000], test_labels[:1000]
+    rivals = pgd_rivals(model, *few)
+    compare("PGD, 1,000 images", "s ", "bare compiled gradient, 40 times", rivals)
+    report = {"default report": (lambda: evaluate_robustness(model, *few, EPS), 1)}
+    compare("The report, 1,000 images", "s ", "default report", report)
     plain, mixed = training_rivals(model, *train)
     compare("A plain training step", "ms", "bare compiled step", plain)
     compare("A mixed fine-tuning step", "ms", "fused compiled step", mixed)

@@ -59,12 +59,24 @@ def expected_info_lines(script):
         figures_line,
         "adversarial images *after* fine-tuning:",
         figures_line,
-    ]
+        "fresh adversarial images, FGSM:",
+        figures_line,
+        "fresh adversarial images, FGSM, clipped to valid images:",
+        figures_line,
+        "fresh adversarial images, PGD, clipped, first 0:",
+        figures_line,
+        "in short: 0% of the old network's adversarial images are read correctly,",
+        "0% of those made against the network as it is now, and at most 0% of a "
+        "stronger attacker's",
+        "fine-tuning has seen these test images; --honest keeps them unseen",
+    ][: None if script == FIRST else -1]
 
 
 def info_lines(stdout):
     lines = re.findall(r"^\[INFO\] (.*)$", stdout, flags=re.MULTILINE)
-    return [re.sub(r"\d+\.\d{4}\b", "0.0000", line) for line in lines]
+    lines = [re.sub(r"\d+\.\d{4}\b", "0.0000", line) for line in lines]
+    lines = [re.sub(r"first [\d,]+:", "first 0:", line) for line in lines]
+    return [re.sub(r"[\d.]+%", "0%", line) for line in lines]
 
 
 @pytest.fixture
@@ -79,10 +91,12 @@ def offline(tmp_path):
 @pytest.mark.parametrize("script", [FIRST, SECOND])
 def test_bare_and_offline_it_tells_the_story_on_digits(script, offline):
     finished = run_script(script, **offline)
-    normal, attacked, normal_after, attacked_after = figures(finished)
+    normal, attacked, normal_after, attacked_after, *fresh = figures(finished)
     assert normal[1] >= 0.97
     assert attacked[1] <= 0.30
     assert attacked_after[1] >= 0.85
+    assert fresh[0][1] < attacked_after[1]
+    assert fresh[2][1] < fresh[1][1]
     if script == SECOND:
         assert normal_after[1] >= 0.97
     loading, stand_in, *story = info_lines(finished.stdout)
@@ -114,15 +128,40 @@ def test_one_seed_gives_one_result(script):
 def test_short_run_on_mnist(script):
     options = ["--data", MNIST_NPZ, "--epochs", "2", "--fine-tune-epochs", "1"]
     finished = run_script(script, *options)
-    normal, attacked, normal_after, attacked_after = figures(finished)
+    normal, attacked, normal_after, attacked_after, *fresh = figures(finished)
     assert normal[1] >= 0.97
     assert attacked[1] <= 0.30
     assert attacked_after[1] > attacked[1] + 0.3
+    assert fresh[0][1] < attacked_after[1]
+    assert fresh[2][1] < fresh[1][1]
+    printed = re.findall(r"([\d.]+)%", finished.stdout)
+    expected = [
+        100 * figure for figure in (attacked_after[1], fresh[0][1], fresh[2][1])
+    ]
+    np.testing.assert_allclose(list(map(float, printed)), expected, atol=0.06)
     if script == SECOND:
         assert normal_after[1] >= 0.97
         assert attacked_after[1] >= 0.85
     assert info_lines(finished.stdout)[1:] == expected_info_lines(script)
     assert finished.stderr == ""
+
+
+def test_honest_fine_tuning_has_not_seen_the_test_images(tmp_path):
+    options = ["--data", "digits", "--epochs", "15", "--fine-tune-epochs", "15"]
+    seen = run_script(FIRST, *options, "--quiet")
+    options += ["--output", str(tmp_path / "run")]
+    honest = run_script(FIRST, *options, "--quiet", "--honest")
+    assert "has seen these test images" in seen.stdout
+    assert "has seen these test images" not in honest.stdout
+    assert figures(honest)[:2] == figures(seen)[:2]
+    assert figures(honest)[3][1] < figures(seen)[3][1]
+    pictures = {"accuracy.png"} | {
+        f"{kind}_{name}.png"
+        for kind in ("adversaries", "steps")
+        for name in ("undefended", "defended")
+    }
+    assert {path.name for path in (tmp_path / "run").iterdir()} == pictures
+    assert "saved 5 pictures" in honest.stdout
 
 
 def test_batch_larger_than_the_data_is_one_line():
