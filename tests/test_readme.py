@@ -7,13 +7,41 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-@pytest.mark.slow
-def test_example_runs_as_printed_and_defends(capsys):
-    (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+def run_example(word, capsys):
+    """Run the one example that holds `word` as printed; return what it prints."""
+    examples = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    (example,) = (example for example in examples if word in example)
     exec(compile(example, "README.md", "exec"), {})
-    before, after = map(float, re.findall(r"\d\.\d+", capsys.readouterr().out))
+    return capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_generators_example_defends(capsys):
+    printed = run_example("in_step", capsys)
+    before, after = map(float, re.findall(r"\d\.\d+", printed))
     assert before < 0.55
     assert after > before + 0.2
+
+
+@pytest.mark.slow
+def test_report_example_shows_a_weak_network(capsys):
+    printed = run_example("evaluate_robustness", capsys)
+    rows = re.findall(r"^(\S+) +(\D+?) +(\d\.\d+)$", printed, flags=re.M)
+    assert len(rows) == 1 + 2 * 8
+    accuracy = {row[:2]: float(row[2]) for row in rows}
+    assert accuracy["0", "clean"] > 0.85
+    assert accuracy["2", "random signs"] > 0.8
+    assert accuracy["2", "worst case"] < 0.6 < accuracy["1", "worst case"] < 0.8
+
+
+@pytest.mark.slow
+def test_transfer_example_fools_what_has_no_gradient(capsys):
+    printed = run_example("train_substitute", capsys)
+    rows = re.findall(r"^(.+?) +(\S+) +(\S+) +(0\.\S+)$", printed, flags=re.M)
+    assert len(rows) == 5
+    for _, clean, noise, transfer in rows:
+        assert float(transfer) < float(noise) - 0.05
+        assert float(noise) <= float(clean) + 0.02
 
 
 def test_checks_on_a_fresh_machine_use_the_printed_command():
@@ -25,9 +53,10 @@ def test_checks_on_a_fresh_machine_use_the_printed_command():
 
 
 def test_every_option_is_in_the_table():
-    source = (ROOT / "pyimagesearch" / "experiment.py").read_text()
+    files = [ROOT / "pyimagesearch" / f"{n}.py" for n in ("experiment", "robustness")]
+    source = "".join(path.read_text() for path in files)
     options = re.findall(r"\"(--[a-z-]+)\"", source)
-    assert "--fine-tune-epochs" in options
+    assert "--fine-tune-epochs" in options and "--transfer" in options
     assert all(f"| `{option}` |" in README for option in options)
 
 
