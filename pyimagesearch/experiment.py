@@ -5,6 +5,7 @@ import contextlib
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -69,9 +70,11 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
         for name in ("epochs", "fine_tune_epochs", "batch_size", "images"):
             if name in values:
                 checks.positive_integer(f"--{name.replace('_', '-')}", values[name])
-        eps = values.get("eps", [])
-        for value in eps if isinstance(eps, list) else [eps]:
-            checks.number_in("--eps", value, low=0)
+        if isinstance(eps := values.get("eps", []), float):
+            checks.number_in("--eps", eps, 0, 1)
+        else:
+            for value in eps:
+                checks.number_in("--eps", value, low=0)
         checks.number_in("--split", values.get("split", 0), 0, 1)
         checks.number_in("--seed", options.seed, 0, 2**32 - 1)
     except ValueError as error:
@@ -166,6 +169,7 @@ def import_tensorflow() -> None:
 def run(main: Callable[[], None]) -> None:
     """Run a script; Ctrl-C ends it with one line."""
     sys.stdout.reconfigure(line_buffering=True)  # so that log files grow line by line
+    warnings.formatwarning = lambda message, *_, **__: f"[INFO] {message}\n"
     try:
         main()
     except KeyboardInterrupt:

@@ -176,13 +176,13 @@ def prepare_attack(
 
 
 def _network(model, loss, example):
-    model_reference = weakref.ref(model)
+    model_reference, name = weakref.ref(model), model.name
 
     def output(images):
         return keras.tree.flatten(model_reference()(images, training=False))[0]
 
     def logits(targets, output):
-        return find_logits(targets, output, example)
+        return find_logits(targets, output, example, name)
 
     if isinstance(loss, str) and loss in ON_LOGITS:
         if example.ndim != 2:

@@ -42,36 +42,40 @@ def _split(targets, logits):
 
 
 def find_logits(
-    targets: tf.Tensor, output: tf.Tensor, example: np.ndarray
+    targets: tf.Tensor, output: tf.Tensor, example: np.ndarray, name: str
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Return the targets and logits behind a classifier's output, in a traced function.
 
-    A sigmoid's one output, with targets 0 or 1, becomes two classes. Where there is no
-    softmax or sigmoid to look behind, one output is taken for a logit.
+    A single output, with targets 0 or 1, becomes two classes; it is taken for a logit
+    unless it comes from a sigmoid.
 
     Args:
         targets: One-hot rows `(n, classes)`.
         output: What the model returned, `(n, classes)`.
         example: What it returns for some image; it tells probabilities from logits.
+        name: The model's name, for the warning that there are no logits.
 
     Returns:
         Targets and float32 logits, both `(n, classes)`, of two classes at least.
     """
-    # Keras keeps them for its own losses, under a name that may change.
-    logits = getattr(output, "_keras_logits", None)
-    if logits is None and output.op.type in ("Softmax", "Sigmoid"):
-        (logits,) = output.op.inputs
-    if logits is None:
-        logits = tf.cast(output, tf.float32)
-        sums_to_one = np.allclose(example.sum(axis=-1), 1, atol=0.02)
-        if example.shape[-1] > 1 and example.min() >= 0 and sums_to_one:
-            warnings.warn(
-                "no logits behind the model's probabilities: their logarithms take "
-                "their place, and confident predictions may withstand attacks unduly",
-                stacklevel=2,
-            )
-            logits = tf.math.log(tf.maximum(logits, np.finfo(np.float32).tiny))
+    found, logits = False, output
+    while logits.op.type in ("Softmax", "Sigmoid", "Identity", "Cast"):
+        found |= logits.op.type in ("Softmax", "Sigmoid")
+        logits = logits.op.inputs[0]
     logits = tf.cast(logits, tf.float32)
+    if not found and example.shape[-1] == 1 and 0 < example.min() <= example.max() < 1:
+        text = (
+            f"the output of model {name!r} is taken for a logit, for want of a sigmoid"
+        )
+        warnings.warn(text, stacklevel=2)
+    sums_to_one = np.allclose(example.sum(axis=-1), 1, atol=0.02)
+    if not found and example.shape[-1] > 1 and example.min() >= 0 and sums_to_one:
+        warnings.warn(
+            f"no logits behind the probabilities of model {name!r}: their logarithms "
+            "take their place, and confident answers may withstand attacks unduly",
+            stacklevel=2,
+        )
+        logits = tf.math.log(tf.maximum(logits, np.finfo(np.float32).tiny))
     if logits.shape[-1] == 1:
         logits = tf.concat([tf.zeros_like(logits), logits], axis=-1)
         targets = tf.concat([1 - targets, targets], axis=-1)

@@ -52,9 +52,9 @@ def projected_gradient_descent(
             sizes; steps that shrink find more. By default 2.5 eps / steps, as in Madry
             et al., but at most 1.25 eps, as in Wong et al.
         random_start: Whether to start at random inside the eps-ball.
-        restarts: How often to start. Beyond the first start only the images that do
-            not yet fool the model are attacked. Of its tries an image keeps the first
-            that fools the model, or else the one of highest loss.
+        restarts: How often to start; more than once for classifiers only. Later starts
+            attack only the images that do not fool the model yet. Of its tries an
+            image keeps the first that fools the model, or else that of highest loss.
         loss: As for `generate_image_adversary`. The default climbs the logits of any
             classifier, however sure of itself it is.
         clip: The valid range `(low, high)`, in which start and steps are kept.
@@ -105,6 +105,8 @@ def projected_gradient_descent(
     adversaries = attack(np.arange(len(images)))
     if restarts == 1:
         return adversaries
+    if targets.ndim != 2:
+        raise ValueError(f"restarts need a model of classes, got {targets.shape[1:]}")
     judged, _ = prepare_attack(judge, model, images, labels, loss)
     losses, fooled = tries(adversaries, np.arange(len(images)))
     for _ in range(restarts - 1):

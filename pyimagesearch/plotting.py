@@ -1,6 +1,7 @@
 """Pictures of adversaries, of an attack's steps and of accuracy against eps.
 
-They are Matplotlib figures; it is an optional extra, imported when they are drawn.
+They are Matplotlib figures; it is an optional extra, imported when they are drawn. Of
+images that have other than three channels, the first one is shown.
 """
 
 import importlib.util
@@ -62,7 +63,7 @@ def save_pictures(
             curve.append(correct.mean())
             if value == 0:
                 right = correct
-            elif value == eps:
+            if value == eps:
                 falls, adversaries = right & ~correct, attacked
         curves[name] = all_eps, curve
         few = slice(_EXAMPLES)
@@ -149,10 +150,10 @@ def plot_accuracy(curves: dict[str, tuple], attack: str) -> "Figure":
     """
     figure = _figure(7, 4.5)
     axis = figure.subplots()
-    for i, (name, curve) in enumerate(curves.items()):
+    for i, curve in enumerate(curves.values()):
         colour, marker = _COLOURS[i % len(_COLOURS)], "osD^vPX"[i % 7]
         style = ("-", "--", "-.", ":")[i % 4]
-        axis.plot(*curve, style, c=colour, marker=marker, label=name)
+        axis.plot(*curve, style, c=colour, marker=marker)
     axis.set(
         title=f"Accuracy under attack: {attack}",
         xlabel="eps, the largest change of a pixel",
@@ -160,7 +161,8 @@ def plot_accuracy(curves: dict[str, tuple], attack: str) -> "Figure":
         ylim=(-0.02, 1.02),
     )
     axis.grid(alpha=0.3)
-    axis.legend()
+    names = [name.replace("$", r"\$") for name in curves]
+    axis.legend(axis.lines, names)
     return figure
 
 
@@ -171,7 +173,7 @@ def _figure(width, height):
 
 
 def _panels(rows, columns, title):
-    figure = _figure(1.5 * columns + 0.4, 1.85 * rows + 0.7)
+    figure = _figure(1.5 * max(columns, 4) + 0.4, 1.85 * rows + 0.7)
     figure.suptitle(
         f"{title}\nthin blue frame: right answer, thick orange frame: wrong (✗)"
     )
@@ -197,7 +199,7 @@ def _show_answers(axes, model, images, labels, clip):
 def _show(axis, image, value_range, colours):
     low, high = value_range
     if image.shape[-1] == 3:
-        image = np.clip((image - low) / (high - low), 0, 1)
+        image = np.clip((image - low) / (high - low or 1), 0, 1)
         axis.imshow(image)
     else:
         axis.imshow(image[..., 0], cmap=colours, vmin=low, vmax=high)

@@ -8,6 +8,7 @@ import csv
 import json
 import sys
 import time
+import zipfile
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,13 +22,6 @@ if TYPE_CHECKING:
     import keras
 
 _RESTARTS, _TARGETS = 3, 5  # of the report's attacks
-_SHOWN = {
-    "accuracy": "accuracy",
-    "loss": "loss",
-    "mean move": "mean_perturbation",
-    "largest": "largest_perturbation",
-    "seconds": "seconds",
-}.items()
 _LEGEND = (
     "Worst case: an image counts as correct only if every attack failed on it.\n"
     "An image that is wrong when clean is not attacked, and counts as wrong always."
@@ -44,7 +38,8 @@ class Row(NamedTuple):
         accuracy: Share of all images that stay correct, 0 to 1.
         loss: Mean cross-entropy.
         seconds: Time that the attack took.
-        mean_perturbation: Mean absolute change of a value.
+        mean_perturbation: Mean absolute change of a value, over all images, also
+            those that are not attacked.
         largest_perturbation: Largest absolute change of a value.
     """
 
@@ -87,7 +82,8 @@ def evaluate_robustness(
         clip: The valid range of a value, `(low, high)`.
         steps: Steps of PGD; fewer of them are weaker, and for large models.
         attacker_images: Images of an attacker who cannot see the weights. Their
-            adversaries are made against a substitute (`pyimagesearch.transfer`).
+            adversaries are made against a substitute (`pyimagesearch.transfer`),
+            whose training is Keras's global seed's affair, and not timed.
         rng: Seed or NumPy generator; by default a seed from NumPy's global state.
         verbose: Whether to show a progress bar; by default on a terminal.
 
@@ -100,36 +96,40 @@ def evaluate_robustness(
     """
     import keras
 
-    from pyimagesearch.fgsm import (
-        check_attack,
-        chunks,
-        in_chunks,
-        judge,
-        prepare_attack,
-    )
-    from pyimagesearch.transfer import train_substitute
+    from pyimagesearch import fgsm, transfer
 
-    if clip is None:
-        raise ValueError("clip must be (low, high), got None")
-    images, _, clip = check_attack("images", images, 0, clip)
-    if images.min() < clip[0] or images.max() > clip[1]:
+    images, _, (low, high) = fgsm.check_attack("images", images, 0, clip)
+    if clip is None or low == high:
+        raise ValueError(f"clip must be (low, high), low below high, got {clip}")
+    clip, width = (low, high), high - low
+    low, high = np.float32(clip)
+    if images.min() < low or images.max() > high:
         got = f"values from {images.min():g} to {images.max():g}"
-        raise ValueError(f"images must lie in clip, {clip[0]:g} to {clip[1]:g}: {got}")
-    all_eps = [checks.number_in("eps", value, low=0) for value in np.ravel(eps)]
-    judged, targets = prepare_attack(judge, model, images, labels, "cross_entropy")
+        raise ValueError(f"images must lie in clip, {low:g} to {high:g}, got {got}")
+    all_eps = [checks.number_in("eps", e, 0, width) for e in np.ravel(eps).tolist()]
+    all_eps = list(dict.fromkeys(all_eps))
+    judged, targets = fgsm.prepare_attack(
+        fgsm.judge, model, images, labels, "cross_entropy"
+    )
     substitute = None
     if attacker_images is not None:
-        substitute = train_substitute(model, attacker_images, clip)
+        own, _, _ = fgsm.check_attack("attacker_images", attacker_images, 0, clip)
+        logits = fgsm.predict_logits(model, own)
+        answers, classes = logits.argmax(axis=1), logits.shape[1]
+        substitute = transfer.train_substitute(own, answers, clip, classes)
     steps = checks.positive_integer("steps", steps)
     rng = checks.generator(rng)
     attacks = _attacks(model, substitute, judged, steps, clip, rng)
 
     def outcome(adversaries, rows):
         """Return correctness, loss, mean and largest change, each of an image a row."""
-        losses, correct, _ = in_chunks(judged, adversaries, targets[rows])
+        losses, correct, _ = fgsm.in_chunks(judged, adversaries, targets[rows])
         changes = np.abs(adversaries - images[rows]).reshape(len(adversaries), -1)
+        if not np.isfinite(losses).all():
+            raise ValueError("model must return finite numbers, got NaN or infinity")
         losses = np.logaddexp(0, losses)
-        return np.stack([correct, losses, changes.mean(axis=1), changes.max(axis=1)])
+        figures = [correct, losses, changes.mean(axis=1), changes.max(axis=1)]
+        return np.stack(figures).astype(float)
 
     def row(name, eps, outcome, seconds):
         accuracy, loss, mean, _ = outcome.mean(axis=1)
@@ -140,7 +140,7 @@ def evaluate_robustness(
     clean = outcome(images, np.arange(len(images)))
     table = [row("clean", 0.0, clean, time.perf_counter() - started)]
     standing = np.flatnonzero(clean[0])
-    batches = [standing[chunk] for chunk in chunks(images[standing])]
+    batches = [standing[chunk] for chunk in fgsm.chunks(images[standing])]
     if verbose is None:
         verbose = sys.stdout.isatty()
     total = len(all_eps) * len(batches) * len(attacks)
@@ -180,10 +180,7 @@ def _attacks(model, substitute, judged, steps, clip, rng):
         noise = np.float32(eps) * rng.choice(np.float32([-1, 1]), images.shape)
         return np.clip(images + noise, *clip)
 
-    def fgsm(images, labels, eps):
-        return generate_image_adversary(
-            model, images, labels, eps, loss="cross_entropy", clip=clip
-        )
+    fgsm = partial(generate_image_adversary, model, loss="cross_entropy", clip=clip)
 
     def bim(images, labels, eps):
         return pgd(
@@ -251,9 +248,9 @@ def print_honest_check(
         name = f"fresh adversarial images, {name}"
         results.append(experiment.report(name, model, attacked))
     print(
-        f"[INFO] in short: {old:.1%} of the old network's adversarial images are read "
-        f"correctly,\n[INFO] {results[0]:.1%} of those made against the network as it "
-        f"is now, and at most {results[2]:.1%} of a stronger attacker's"
+        f"[INFO] in short: correct are {old:.1%} of the adversarial images made before "
+        f"fine-tuning,\n[INFO] {results[0]:.1%} of fresh ones of the same kind, and "
+        f"{results[2]:.1%} of a stronger attacker's"
     )
 
 
@@ -284,11 +281,15 @@ def main():
         settings = {"rng": options.seed, "verbose": sys.stdout.isatty()}
         if options.transfer:
             settings["attacker_images"] = own_images
-        reports[name] = evaluate_robustness(
-            model, images, labels.argmax(axis=1), options.eps, clip, **settings
-        )
+        try:
+            reports[name] = evaluate_robustness(
+                model, images, labels.argmax(axis=1), options.eps, clip, **settings
+            )
+        except ValueError as error:
+            experiment.fail(f"{name}: {checks.one_line(error)}")
     print(f"{_format_table(reports)}\n\n{_LEGEND}")
     if options.output:
+        options.images = len(images)
         _write(reports, options)
         data, eps = (images, labels), max(options.eps)
         save_pictures(options.output, models, data, eps, clip)
@@ -315,13 +316,18 @@ def _parse_options():
             f"--range must be LOW HIGH, the first smaller, got {low} {high}"
         )
     options.eps = options.eps or [0.1 * (high - low)]
+    if max(options.eps) > high - low:
+        got = f"got {max(options.eps):g}"
+        experiment.fail(f"--eps must be from 0 to the range's {high - low:g}, {got}")
     paths, options.models = options.models, {}
     for path in paths:
-        if not path.endswith(".keras") or not Path(path).is_file():
+        if not Path(path).is_file():
+            experiment.fail(f"MODEL.keras must name a file, got {path!r}")
+        if not path.endswith(".keras") or not zipfile.is_zipfile(path):
             experiment.fail(f"MODEL.keras must be a .keras file, got {path!r}")
         name = Path(path).stem
-        if name in options.models:
-            name += f"_{len(options.models) + 1}"
+        while name in options.models:
+            name += "_2"
         options.models[name] = path
     return options
 
@@ -333,12 +339,16 @@ def _load(path, images, labels):
 
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
-        shape = example_output(model, images.shape[1:]).shape[1:]
     except Exception as error:  # Keras, zip and JSON raise a dozen kinds
         *_, reason = str(error).split("Exception encountered: ")  # Keras's root cause
         reason = checks.one_line(ValueError(reason))
-        experiment.fail(f"{path} is not a model that can be used: {reason}")
-    classes = labels.shape[1]
+        experiment.fail(f"{path} cannot be loaded in safe mode: {reason}")
+    image_shape, classes = images.shape[1:], labels.shape[1]
+    try:
+        shape = example_output(model, image_shape).shape[1:]
+    except ValueError:
+        takes = getattr(model, "input_shape", None)
+        experiment.fail(f"{path} must take images of shape {image_shape}, not {takes}")
     if shape != (classes,) and (shape, classes) != ((1,), 2):
         experiment.fail(f"{path} must have {classes} classes as the data, got {shape}")
     return model
@@ -347,47 +357,53 @@ def _load(path, images, labels):
 def _format_table(reports):
     """Return all figures of one model, or the accuracies of several side by side."""
     (rows, *others) = reports.values()
+    lead = [
+        _column("eps", "<.4g", [row.eps for row in rows]),
+        _column("attack", "<", [row.attack for row in rows]),
+    ]
     if others:
-        columns = {name: [row.accuracy for row in reports[name]] for name in reports}
-        width, most = 13, 4
+        figures = [
+            _column(name, ">.4f", [row.accuracy for row in reports[name]])
+            for name in reports
+        ]
     else:
-        columns = {
-            name: [getattr(row, field) for row in rows] for name, field in _SHOWN
-        }
-        width, most = 10, 5
+        heads = ("accuracy", "loss", "seconds", "mean move", "largest")
+        styles = (">.4f", ">.4g", ">.1f", ">.3g", ">.3g")
+        values = list(zip(*rows, strict=True))[2:]
+        figures = list(map(_column, heads, styles, values))
     lines = []
-    for start in range(0, len(columns), most):
-        block = list(columns.items())[start : start + most]
-        heads = (f"{name[-width + 1 :]:>{width}}" for name, _ in block)
-        lines += ["", f"{'eps':<8}{'attack':<20}" + "".join(heads)]
-        for i, row in enumerate(rows):
-            if i and row.eps != rows[i - 1].eps:
+    while figures:
+        block = [*lead, figures.pop(0)]
+        while figures and sum(len(column[0]) for column in [*block, figures[0]]) <= 80:
+            block.append(figures.pop(0))
+        for i, cells in enumerate(zip(*block, strict=True)):
+            if i == 0 or (i > 1 and rows[i - 1].eps != rows[i - 2].eps):
                 lines.append("")
-            cells = (
-                f"{values[i]:>{width}.{1 if name == 'seconds' else 4}f}"
-                for name, values in block
-            )
-            lines.append(f"{row.eps:<8g}{row.attack:<20}" + "".join(cells))
+            lines.append("".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def _column(head, style, values):
+    """Return a table's column as strings of one width."""
+    cells = [head, *(f"{value:{style[1:]}}" for value in values)]
+    width = max(map(len, cells)) + 2
+    return [f"{cell:{style[0]}{width}}" for cell in cells]
 
 
 def _write(reports, options):
     """Write `robustness.json` and `robustness.csv` into the output folder."""
-    settings = ("models", "data", "images", "range", "transfer", "seed")
-    results = {name: getattr(options, name) for name in settings}
-    results["results"] = {
-        name: [row._asdict() for row in rows] for name, rows in reports.items()
-    }
+    names = ("models", "data", "images", "range", "transfer", "seed")
+    results = {name: getattr(options, name) for name in names}
+    rows = {name: [row._asdict() for row in reports[name]] for name in reports}
     with experiment.replacing(options.output / "robustness.json") as path:
-        path.write_text(json.dumps(results, indent=2) + "\n")
-    with (
-        experiment.replacing(options.output / "robustness.csv") as path,
-        path.open("w", newline="") as file,
-    ):
-        writer = csv.writer(file)
-        writer.writerow(("model", *Row._fields))
-        for name, rows in reports.items():
-            writer.writerows((name, *row) for row in rows)
+        text = json.dumps({**results, "results": rows}, indent=2, allow_nan=False)
+        path.write_text(f"{text}\n")
+    with experiment.replacing(options.output / "robustness.csv") as path:
+        lines = [{"model": name, **row} for name in rows for row in rows[name]]
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, lines[0])
+            writer.writeheader()
+            writer.writerows(lines)
 
 
 if __name__ == "__main__":

@@ -6,44 +6,50 @@ import keras
 import numpy as np
 
 from pyimagesearch import checks
-from pyimagesearch.fgsm import check_attack, predict_logits
+from pyimagesearch.fgsm import check_attack
 from pyimagesearch.simplecnn import SimpleCNN
 
 _STEPS = 1600
 
 
 def train_substitute(
-    target, images: np.ndarray, clip: tuple[float, float] = (0.0, 1.0)
+    images: np.ndarray,
+    answers: np.ndarray,
+    clip: tuple[float, float] = (0.0, 1.0),
+    classes: int | None = None,
 ) -> keras.Model:
     """Train a network on a target's answers, for an attacker who cannot see inside it.
 
-    Adversaries against the substitute often fool the target, too. What initialises and
-    shuffles is governed by `keras.utils.set_random_seed`.
+    Adversaries against this substitute often fool the target, too, whatever it is.
+    `keras.utils.set_random_seed` governs the training.
 
     Args:
-        target: A Keras classifier, or anything whose `predict` takes these images and
-            returns class ids `(n,)` or scores of classes `(n, classes)`.
-        images: The attacker's own images `(n, height, width, channels)`, unlabelled.
+        images: The attacker's own images `(n, height, width, channels)`.
+        answers: The class ids `(n,)` that the target answers with.
         clip: The valid range of a value, `(low, high)`.
+        classes: Number of classes; by default the largest answer's, plus one.
 
     Returns:
         A SimpleCNN for such images.
 
     Raises:
         TypeError: If an argument is of a wrong type.
-        ValueError: If an argument is out of range or does not fit the target.
+        ValueError: If an argument is out of range or does not fit the others.
 
     Source: Papernot et al., "Transferability in machine learning", 2016.
     """
     images, _, (low, high) = check_attack("images", images, 0, clip)
-    if isinstance(target, keras.Model):
-        answers = predict_logits(target, images)
-    else:
-        answers = checks.real_array("target's answers", target.predict(images))
-    if answers.ndim == 2:
-        classes, answers = answers.shape[1], answers.argmax(axis=1)
-    else:
-        classes = int(answers.max()) + 1
+    if images.ndim != 4 or not np.isfinite(high - low) or low == high:
+        got = f"shape {images.shape}, range {clip}"
+        raise ValueError(
+            f"images must be (n, h, w, c) in a range (low, high), got {got}"
+        )
+    answers = checks.real_array("answers", answers)
+    ids = answers.astype(np.int64)
+    if answers.shape != (len(images),) or (ids != answers).any() or ids.min() < 0:
+        wanted = f"{len(images)} class ids from 0"
+        raise ValueError(f"answers must be {wanted}, got shape {answers.shape}")
+    classes = classes or max(2, int(ids.max()) + 1)
     height, width, depth = images.shape[1:]
     substitute = keras.Sequential(
         [
@@ -55,5 +61,5 @@ def train_substitute(
     substitute.compile("adam", "sparse_categorical_crossentropy")
     # As many steps for few images: batch normalisation needs over a thousand.
     epochs = math.ceil(_STEPS / math.ceil(len(images) / 64))
-    substitute.fit(images, answers, batch_size=64, epochs=epochs, verbose=0)
+    substitute.fit(images, ids, batch_size=64, epochs=epochs, verbose=0)
     return substitute

@@ -224,6 +224,9 @@ ENDS = {
     "Softmax": keras.layers.Softmax,
     "Dense": lambda: keras.layers.Dense(3, activation="softmax"),
     "TensorFlow": lambda: keras.layers.Lambda(lambda x: tf.nn.softmax(x)),
+    "twice": lambda: keras.Sequential(
+        [keras.layers.Dense(3, activation="softmax"), keras.layers.Softmax()]
+    ),
     "logits": lambda: keras.layers.Activation("linear"),
 }
 
@@ -304,6 +307,43 @@ def test_losses_are_those_of_the_literature():
     np.testing.assert_allclose(
         losses.margin(one_hot, logits), others - logits[one_hot > 0], rtol=1e-5
     )
+
+
+def test_single_probability_without_a_sigmoid_behind_it_is_warned_of(images):
+    class Halved(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.inner = build_classifier(classes=1, activation="sigmoid")
+
+        def call(self, images):
+            return self.inner(images) / 2
+
+    with pytest.warns(UserWarning, match="taken for a logit"):
+        generate_image_adversary(Halved(), images, np.ones(20), loss="margin")
+
+
+def test_restarts_prefer_what_fools_to_a_higher_loss(model, images):
+    """A loss that falls where the model is fooled."""
+    labels = answers(model, images)
+
+    def contrary(targets, outputs):
+        return tf.reduce_sum(targets * outputs, axis=-1)
+
+    attack = functools.partial(
+        projected_gradient_descent, model, images, labels, 0.5, loss=contrary
+    )
+    starts = attack(steps=1, step_size=0, restarts=40, rng=0)
+    fooled = answers(model, starts) != labels
+    once = answers(model, attack(steps=1, step_size=0, rng=0)) != labels
+    assert fooled.sum() > once.sum()
+
+
+def test_restarts_need_classes(images):
+    model = keras.Sequential([keras.Input((6, 6, 1)), keras.layers.Conv2D(1, 1)])
+    with pytest.raises(ValueError, match="restarts"):
+        projected_gradient_descent(
+            model, images, images, loss="mean_squared_error", restarts=2
+        )
 
 
 def test_compiled_once_and_freed(images, labels):

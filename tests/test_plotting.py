@@ -74,6 +74,15 @@ def test_saved_pictures_replace_old_ones(case, tmp_path):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("eps", [0.0, 0.1])
+def test_pictures_of_odd_names_and_a_single_image(case, tmp_path, eps):
+    model, images, outputs = case
+    models = {"_best": model, r"a$\q$": model}
+    plotting.save_pictures(tmp_path, models, (images[:1], outputs[:1]), eps)
+    assert len(list(tmp_path.iterdir())) == 5
+
+
 def test_without_matplotlib_one_line_says_how_to_install_it(
     case, tmp_path, capsys, monkeypatch
 ):

@@ -14,7 +14,7 @@ from conftest import build_classifier
 
 from pyimagesearch import datasets, robustness
 from pyimagesearch.datagen import generate_mixed_adversarial_batch, in_step
-from pyimagesearch.fgsm import generate_image_adversary
+from pyimagesearch.fgsm import generate_image_adversary, judge, prepare_attack
 from pyimagesearch.robustness import evaluate_robustness
 from pyimagesearch.simplecnn import SimpleCNN
 from pyimagesearch.transfer import train_substitute
@@ -103,7 +103,7 @@ def test_worst_case_joins_the_attacks(model, images, monkeypatch):
     first, second = movable[:2], movable[1:5]
     attacks = {"first": attack_on(first), "second": attack_on(second)}
     monkeypatch.setattr(robustness, "_attacks", lambda *_: attacks)
-    rows = by_attack(evaluate_robustness(model, images, labels, 2), 2)
+    rows = by_attack(evaluate_robustness(model, images, labels, 1), 1)
     assert rows["first"].accuracy == pytest.approx(18 / 20)
     assert rows["second"].accuracy == pytest.approx(16 / 20)
     assert rows["worst case"].accuracy == pytest.approx(15 / 20)
@@ -128,6 +128,36 @@ def test_what_is_wrong_unaided_is_not_attacked(model, images, monkeypatch):
     assert [row.accuracy for row in evaluate_robustness(model, images, labels)] == [
         0
     ] * 3
+
+
+def test_every_attack_makes_valid_images_in_its_own_way(model):
+    images = np.random.default_rng(0).random((20, 6, 6, 1), dtype=np.float32)
+    targets = np.eye(3, dtype=np.float32)[answers(model, images)]
+    judged, _ = prepare_attack(judge, model, images, targets, "cross_entropy")
+    rng = np.random.default_rng(0)
+    attacks = robustness._attacks(model, model, judged, 10, (0, 1), rng)
+    assert list(attacks) == [*ATTACKS, "transfer (black box)"]
+    made = {name: attack(images, targets, 0.3) for name, attack in attacks.items()}
+    for adversaries in made.values():
+        assert adversaries.dtype == np.float32
+        assert adversaries.min() == 0 and adversaries.max() == 1
+        assert np.abs(adversaries - images).max() <= 0.3 + 1e-6
+    inside = (images > 0.31) & (images < 0.69)
+    uniform = (made["uniform noise"] - images)[inside]
+    assert np.histogram(uniform, 3, (-0.3, 0.3))[0].min() > 0.25 * inside.sum()
+    signs = (made["random signs"] - images)[inside]
+    np.testing.assert_allclose(np.abs(signs), 0.3, atol=1e-6)
+    assert 0.4 < (signs > 0).mean() < 0.6
+    losses = {name: margins(model, given, targets) for name, given in made.items()}
+    assert losses["FGSM"].mean() > losses["random signs"].mean()
+    assert losses["BIM"].mean() > losses["FGSM"].mean()
+    for name in ("PGD, cross-entropy", "PGD, margin", "PGD, targeted"):
+        assert (losses[name] > 0).sum() >= (losses["BIM"] > 0).sum()
+
+
+def margins(model, images, one_hot):
+    outputs = model(images).numpy()
+    return np.where(one_hot > 0, 0, outputs).max(axis=1) - outputs[one_hot > 0]
 
 
 def test_same_seed_same_rows(model, images, hard_labels):
@@ -211,6 +241,8 @@ def test_model_of_imagenets_size():
         ({"model": "m"}, TypeError, "model .*str"),
         ({"rng": "a"}, TypeError, "rng"),
         ({"attacker_images": np.zeros((3, 5, 5, 1))}, ValueError, r"\(5, 5, 1\)"),
+        ({"eps": 1.5}, ValueError, "eps .*0 to 1.*1.5"),
+        ({"clip": (0, 0)}, ValueError, "clip"),
     ],
 )
 def test_wrong_arguments_are_named(model, images, labels, changed, error, message):
@@ -237,24 +269,34 @@ def test_transfer_fools_a_network_that_it_never_saw(digits):
     )
     transfer = rows["transfer (black box)"]
     assert transfer.accuracy <= rows["random signs"].accuracy - 0.2
+    assert transfer.accuracy >= rows["PGD, margin"].accuracy + 0.1
     assert rows["worst case"].accuracy <= transfer.accuracy
 
 
-class Brightness:
-    """Anything with a `predict`: is an image brighter than half?"""
-
-    def predict(self, images):
-        return (images.mean(axis=(1, 2, 3)) > 5).astype(int)
-
-
 @pytest.mark.slow
-def test_substitute_learns_the_answers_of_anything_that_predicts():
+def test_substitute_learns_the_answers():
     images = np.random.default_rng(0).random((300, 6, 6, 1)) * 0.5
     images = images + np.random.default_rng(1).random((300, 1, 1, 1)) * 9.5
-    target = Brightness()
-    substitute = train_substitute(target, images[:200], (0, 10))
-    agreed = answers(substitute, images[200:]) == target.predict(images[200:])
-    assert agreed.mean() > 0.8
+    bright = (images.mean(axis=(1, 2, 3)) > 5).astype(int)
+    substitute = train_substitute(images[:200], bright[:200], (0, 10))
+    assert (answers(substitute, images[200:]) == bright[200:]).mean() > 0.8
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"images": np.zeros((4, 36))}, r"images .*\(4, 36\)"),
+        ({"answers": [0, 1, 1]}, r"answers .*4 class ids.*\(3,\)"),
+        ({"answers": [-1, 1, 1, 1]}, "answers .*from 0"),
+        ({"answers": [0.5, 1, 1, 1]}, "answers .*class ids"),
+        ({"clip": None}, "range"),
+        ({"clip": (0, 0)}, "range"),
+    ],
+)
+def test_wrong_lessons_for_a_substitute_are_named(changed, message):
+    arguments = {"images": np.zeros((4, 6, 6, 1)), "answers": [0, 1, 1, 0]}
+    with pytest.raises(ValueError, match=message):
+        train_substitute(**(arguments | changed))
 
 
 @pytest.mark.slow
@@ -342,19 +384,77 @@ def test_command_compares_models_and_writes_results(digits, tmp_path):
     assert {path.name for path in output.iterdir()} == set(names)
 
 
-def test_one_model_shows_all_figures(model, images, labels, capsys):
-    rows = quick(model, images, labels, 0.05)
-    heading, clean, _, *_ = robustness._format_table({"model": rows}).split("\n")[1:]
-    assert heading.split()[2:] == [
-        "accuracy",
-        "loss",
-        "mean",
-        "move",
-        "largest",
-        "seconds",
+def rows_of(count, eps, accuracy=0.5, loss=123456.789):
+    row = robustness.Row("PGD, cross-entropy", eps, accuracy, loss, 1234.5, 8.25, 16)
+    return [row] * count
+
+
+def test_table_of_one_model_shows_all_figures():
+    table = robustness._format_table({"m": rows_of(1, 2 / 255) + rows_of(1, 8 / 255)})
+    lines = table.split("\n")
+    assert max(map(len, lines)) <= 80
+    cells = ["cross-entropy", "0.5000", "1.235e+05", "1234.5", "8.25", "16"]
+    assert [line.split()[:1] + line.split()[2:] for line in lines if line] == [
+        ["eps", "accuracy", "loss", "seconds", "mean", "move", "largest"],
+        ["0.007843", *cells],
+        ["0.03137", *cells],
     ]
-    assert clean.split()[2] == f"{rows[0].accuracy:.4f}"
-    assert max(map(len, robustness._format_table({"model": rows}).split("\n"))) <= 80
+
+
+def test_table_of_many_models_goes_on_below():
+    names = [f"mixed_adversarial_defense_{i}" for i in range(5)] + ["seconds"]
+    table = robustness._format_table({name: rows_of(2, 0.1) for name in names})
+    lines = table.split("\n")
+    assert max(map(len, lines)) <= 80
+    assert [word for line in lines for word in line.split() if word in names] == names
+    assert table.count("0.5000") == 12
+
+
+@pytest.mark.slow
+def test_command_takes_range_images_and_names_of_other_folders(
+    digits, tmp_path, capsys, monkeypatch
+):
+    model, *_ = digits
+    scaled = keras.Sequential(
+        [keras.Input((28, 28, 1)), keras.layers.Rescaling(1 / 255), model]
+    )
+    paths = [tmp_path / name / "m.keras" for name in ("a", "b")]
+    for path in paths:
+        path.parent.mkdir()
+        scaled.save(path)
+    for folder, options in [
+        ("wide", [*paths, "--range", 0, 255, "--images", 5000]),
+        ("seed", [paths[0], "--range", 0, 255, "--images", 40, "--seed", 1]),
+    ]:
+        options += ["--data", "digits", "--output", tmp_path / folder]
+        monkeypatch.setattr(robustness, "_RESTARTS", 1)
+        monkeypatch.setattr(robustness, "_TARGETS", 1)
+        assert run_command(capsys, monkeypatch, *options)[0] == 0
+    wide, seed = (
+        json.loads((tmp_path / folder / "robustness.json").read_text())
+        for folder in ("wide", "seed")
+    )
+    assert list(wide["results"]) == ["m", "m_2"]
+    assert wide["images"] == 360 and seed["images"] == 40
+    _, (images, labels) = datasets.load("digits")
+    right = answers(model, images) == labels.argmax(axis=1)
+    clean, *_, worst = wide["results"]["m"]
+    assert clean["accuracy"] == pytest.approx(right.mean(), abs=0.004)
+    assert worst["eps"] == 25.5 and 20 < worst["largest_perturbation"] <= 25.51
+    assert worst["accuracy"] < 0.5
+    assert seed["results"]["m"][1]["loss"] != wide["results"]["m"][1]["loss"]
+
+
+def test_model_that_returns_nan_is_one_line(tmp_path, capsys, monkeypatch):
+    model = build_classifier((28, 28, 1), 10)
+    model.set_weights([weights * np.nan for weights in model.get_weights()])
+    model.save(tmp_path / "m.keras")
+    status, _, stderr = run_command(
+        capsys, monkeypatch, tmp_path / "m.keras", "--data", "digits"
+    )
+    assert status == 2
+    (line,) = stderr.splitlines()
+    assert "NaN" in line
 
 
 @keras.saving.register_keras_serializable("tests")
@@ -373,7 +473,7 @@ class Custom(keras.layers.Layer):
             ),
             "Lambda",
         ),
-        (None, "model.keras"),
+        (None, "must be a .keras file"),
     ],
 )
 def test_models_that_do_not_fit_are_one_line(

@@ -65,9 +65,8 @@ def expected_info_lines(script):
         figures_line,
         "fresh adversarial images, PGD, clipped, first 0:",
         figures_line,
-        "in short: 0% of the old network's adversarial images are read correctly,",
-        "0% of those made against the network as it is now, and at most 0% of a "
-        "stronger attacker's",
+        "in short: correct are 0% of the adversarial images made before fine-tuning,",
+        "0% of fresh ones of the same kind, and 0% of a stronger attacker's",
         "fine-tuning has seen these test images; --honest keeps them unseen",
     ][: None if script == FIRST else -1]
 
