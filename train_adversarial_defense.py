@@ -28,11 +28,15 @@ def main():
     classes = test_labels.shape[1]
 
     print("[INFO] compiling model...")
-    model = SimpleCNN.build(width, height, depth, classes)
+    if options.model:
+        model = experiment.load_model(options.model, test_images.shape[1:], classes)
+    else:
+        model = SimpleCNN.build(width, height, depth, classes)
     model.compile(Adam(1e-3), "categorical_crossentropy", metrics=["accuracy"])
 
-    print("[INFO] training network...")
-    fit(model, train, options, phase=0, epochs=options.epochs, validation_data=test)
+    if not options.model:
+        print("[INFO] training network...")
+        fit(model, train, options, phase=0, epochs=options.epochs, validation_data=test)
     experiment.report("normal testing images", model, test)
 
     print("[INFO] generating adversarial examples with FGSM...\n")
@@ -40,8 +44,8 @@ def main():
     attacked = (adversaries, test_labels)
     experiment.report("adversarial testing images", model, attacked)
 
-    undefended = keras.models.clone_model(model)
-    undefended.set_weights(model.get_weights())
+    trained = keras.models.clone_model(model)
+    trained.set_weights(model.get_weights())
     print("[INFO] re-compiling model...")
     model.compile(Adam(1e-4), "categorical_crossentropy", metrics=["accuracy"])
 
@@ -64,7 +68,8 @@ def main():
             "[INFO] fine-tuning has seen these test images; --honest keeps them unseen"
         )
     if options.output:
-        models = {"undefended": undefended, "defended": model}
+        models = {"trained": trained, "defended": model}
+        experiment.save_models(options.output, models)
         save_pictures(options.output, models, test, options.eps)
 
 

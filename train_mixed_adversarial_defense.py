@@ -3,8 +3,6 @@
 The run of "Mixing normal images and adversarial images when training CNNs".
 """
 
-from functools import partial
-
 from pyimagesearch import experiment
 
 
@@ -13,6 +11,7 @@ def main():
     options = experiment.parse_options(__doc__, mixed=True)
     experiment.import_tensorflow()
     import keras
+    import numpy as np
     from keras.optimizers import Adam
 
     from pyimagesearch.datagen import generate_mixed_adverserial_batch
@@ -20,7 +19,7 @@ def main():
     from pyimagesearch.plotting import save_pictures
     from pyimagesearch.robustness import print_honest_check
     from pyimagesearch.simplecnn import SimpleCNN
-    from pyimagesearch.training import fit, fit_batches
+    from pyimagesearch.training import fit, fit_batches, make_attack, prepare_robust
 
     keras.utils.set_random_seed(options.seed)
 
@@ -31,11 +30,15 @@ def main():
     classes = test_labels.shape[1]
 
     print("[INFO] compiling model...")
-    model = SimpleCNN.build(width, height, depth, classes)
+    if options.model:
+        model = experiment.load_model(options.model, test_images.shape[1:], classes)
+    else:
+        model = SimpleCNN.build(width, height, depth, classes)
     model.compile(Adam(1e-3), "categorical_crossentropy", metrics=["accuracy"])
 
-    print("[INFO] training network...")
-    fit(model, train, options, phase=0, epochs=options.epochs, validation_data=test)
+    if not options.model:
+        print("[INFO] training network...")
+        fit(model, train, options, phase=0, epochs=options.epochs, validation_data=test)
     experiment.report("normal testing images", model, test)
 
     print("[INFO] generating adversarial examples with FGSM...\n")
@@ -43,20 +46,26 @@ def main():
     attacked = (adversaries, test_labels)
     experiment.report("adversarial testing images", model, attacked)
 
-    undefended = keras.models.clone_model(model)
-    undefended.set_weights(model.get_weights())
+    trained = keras.models.clone_model(model)
+    trained.set_weights(model.get_weights())
     print("[INFO] re-compiling model...")
-    model.compile(Adam(1e-4), "categorical_crossentropy", metrics=["accuracy"])
+    epochs, steps = options.fine_tune_epochs, len(train[0]) // options.batch_size
+    learning_rate, eps = 1e-4, options.eps
+    if options.recipe == "robust":
+        learning_rate, eps = prepare_robust(model, epochs * steps), 1.2 * options.eps
+    optimizer = Adam(learning_rate)
+    model.compile(optimizer, "categorical_crossentropy", metrics=["accuracy"])
 
     print("[INFO] creating mixed data generator...")
-    mix = {"eps": options.eps, "split": options.split}
-    mixed_batches = partial(
-        generate_mixed_adverserial_batch, model, options.batch_size, *train, dims, **mix
-    )
-    steps = len(train[0]) // options.batch_size
+
+    def mixed_batches(rng):
+        rng = np.random.default_rng(rng)
+        how = {"attack": make_attack(options.attack, eps, rng), "rng": rng}
+        return generate_mixed_adverserial_batch(
+            model, options.batch_size, *train, dims, eps, options.split, **how
+        )
 
     print("[INFO] fine-tuning network on dynamic mixed data...")
-    epochs = options.fine_tune_epochs
     fit_batches(model, mixed_batches, steps, options, phase=1, epochs=epochs)
 
     print()
@@ -67,7 +76,8 @@ def main():
     # Beyond the tutorial: what is left of the network as it is now?
     print_honest_check(model, test, options.eps, old_accuracy)
     if options.output:
-        models = {"undefended": undefended, "defended": model}
+        models = {"trained": trained, "defended": model}
+        experiment.save_models(options.output, models)
         save_pictures(options.output, models, test, options.eps)
 
 

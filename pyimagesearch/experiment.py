@@ -6,6 +6,7 @@ import os
 import sys
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from pyimagesearch import checks, datasets
 # Epochs of training and of fine-tuning: the tutorials', and those that 1,437 digits
 # need to tell the same story.
 EPOCHS, DIGITS_EPOCHS = (20, 10), (40, 30)
+ATTACKS = ("fgsm", "rfgsm", "pgd")
+RECIPES = {"tutorial": ("fgsm", 0.5), "robust": ("pgd", 0.0)}  # attack and split
 
 
 def parse_options(description: str, mixed: bool = False) -> argparse.Namespace:
@@ -24,7 +27,7 @@ def parse_options(description: str, mixed: bool = False) -> argparse.Namespace:
         mixed: Whether to offer the mixed script's own options, or else the first's.
     """
     parser = make_parser(description)
-    parser.set_defaults(batch_size=64, eps=0.1, split=0.5)
+    parser.set_defaults(batch_size=64, eps=0.1)
     default = "(default: %(default)s)"
     training, tuning = (
         f"(default: {usual}; digits: {digits})"
@@ -35,15 +38,29 @@ def parse_options(description: str, mixed: bool = False) -> argparse.Namespace:
         ("--fine-tune-epochs", int, f"epochs of fine-tuning {tuning}"),
         ("--batch-size", int, f"images in a batch {default}"),
         ("--eps", float, f"strength of the attack, pixels 0 to 1 {default}"),
-        ("--split", float, f"share of normal images in a batch {default}"),
+        ("--model", str, "start from this trained network, a .keras file"),
     ]:
-        if mixed or flag != "--split":
-            parser.add_argument(flag, type=kind, metavar="X", help=what)
-    if not mixed:
+        parser.add_argument(flag, type=kind, metavar="X", help=what)
+    if mixed:
+        what = "what adversaries in batches are made with (default: fgsm; robust: pgd)"
+        parser.add_argument("--attack", choices=ATTACKS, help=what)
+        what = "share of normal images in a batch (default: 0.5; robust: 0)"
+        parser.add_argument("--split", type=float, metavar="X", help=what)
+        what = (
+            "how to fine-tune, and the defaults of the two above (default: %(default)s)"
+        )
+        parser.add_argument("--recipe", choices=RECIPES, default="tutorial", help=what)
+    else:
         what = "fine-tune on adversaries of training images, not of the test images"
         parser.add_argument("--honest", action="store_true", help=what)
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     options = parse(parser)
+    if options.model:
+        check_model_file("--model", options.model)
+    if mixed:
+        attack, split = RECIPES[options.recipe]
+        options.attack = options.attack or attack
+        options.split = split if options.split is None else options.split
     # A bar on a terminal, a line an epoch in a log file.
     options.verbose = 0 if options.quiet else 1 if sys.stdout.isatty() else 2
     return options
@@ -89,6 +106,43 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
         except OSError as error:
             fail(f"--output must be a folder to write to: {error}")
     return options
+
+
+def check_model_file(name: str, path: str) -> None:
+    """Fail unless `path` is a file that may be a saved Keras model."""
+    if not Path(path).is_file():
+        fail(f"{name} must name a file, got {path!r}")
+    if not path.endswith(".keras") or not zipfile.is_zipfile(path):
+        fail(f"{name} must be a .keras file, got {path!r}")
+
+
+def load_model(path: str, image_shape: tuple[int, ...], classes: int):
+    """Load a saved classifier in Keras's safe mode, or fail if it does not fit."""
+    import keras
+
+    from pyimagesearch.fgsm import example_output
+
+    try:
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # Keras, zip and JSON raise a dozen kinds
+        *_, reason = str(error).split("Exception encountered: ")  # Keras's root cause
+        reason = checks.one_line(ValueError(reason))
+        fail(f"{path} cannot be loaded in safe mode: {reason}")
+    try:
+        shape = example_output(model, image_shape).shape[1:]
+    except ValueError:
+        takes = getattr(model, "input_shape", None)
+        fail(f"{path} must take images of shape {image_shape}, not {takes}")
+    if shape != (classes,) and (shape, classes) != ((1,), 2):
+        fail(f"{path} must have {classes} classes as the data, got {shape}")
+    return model
+
+
+def save_models(folder: Path, models: dict) -> None:
+    """Save models by name as `.keras` files, for `--model` and the report."""
+    for name, model in models.items():
+        with replacing(folder / f"{name}.keras") as path:
+            model.save(path)
 
 
 @contextlib.contextmanager

@@ -10,8 +10,10 @@ import keras
 import numpy as np
 
 from pyimagesearch import checks
-from pyimagesearch.datagen import Batches, in_step
+from pyimagesearch.datagen import Attack, Batches, in_step
 from pyimagesearch.datasets import Split
+from pyimagesearch.fgsm import generate_image_adversary
+from pyimagesearch.pgd import projected_gradient_descent
 
 
 def shuffled_batches(data: Split, batch_size: int, rng: checks.Seed) -> Batches:
@@ -73,4 +75,41 @@ def fit_batches(
         validation_batch_size=512,
         verbose=options.verbose,
         **kwargs,
+    )
+
+
+def make_attack(name: str, eps: float, rng: np.random.Generator) -> Attack:
+    """Return the attack that `--attack` names, for images in [0, 1].
+
+    Args:
+        name: `fgsm`, as in the tutorials; `rfgsm`, one step from a random start; or
+            `pgd`, two smaller steps from there. These two make valid images.
+        eps: The strength that it is to be called with.
+        rng: Generator of the random starts.
+    """
+    if name == "fgsm":
+        return generate_image_adversary
+    steps, size = {"rfgsm": (1, 1.25), "pgd": (2, 0.75)}[name]
+    how = {"steps": steps, "step_size": size * eps, "clip": (0, 1), "rng": rng}
+    return partial(projected_gradient_descent, **how)
+
+
+def prepare_robust(
+    model: keras.Model, steps: int
+) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Switch dropout off, and return a learning rate that rises and falls once.
+
+    Adversaries are regularisation enough, and a hundred times the tutorial's learning
+    rate finds other features than those that attacks reach.
+
+    Args:
+        model: A network that is compiled afterwards.
+        steps: Batches in all epochs together.
+    """
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Dropout):
+            layer.rate = 0.0
+    warmup = int(0.3 * steps)
+    return keras.optimizers.schedules.CosineDecay(
+        1e-4, steps - warmup, alpha=1e-3, warmup_target=3e-3, warmup_steps=warmup
     )

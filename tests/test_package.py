@@ -47,6 +47,14 @@ WRONG_OPTIONS = [
     (["--seed", "-1"], "--seed", "-1"),
     (["--data", "no such file"], "--data", "'no such file'"),
     (["--sede", "1"], "--sede", "1"),
+    (["--model", "no.keras"], "--model", "no.keras"),
+    (["--model", "README.md"], "--model", "README.md"),
+    (["--output", "README.md"], "--output", "README.md"),
+]
+WRONG_MIXED_OPTIONS = [
+    (["--split", "1.5"], "--split", "1.5"),
+    (["--attack", "cw"], "--attack", "cw", "rfgsm"),
+    (["--recipe", "best"], "--recipe", "best", "robust"),
 ]
 
 
@@ -66,7 +74,8 @@ def test_options_are_answered_before_tensorflow_is_loaded():
     cases = [(script, options) for script in SCRIPTS for options, *_ in WRONG_OPTIONS]
     cases += [(COMMAND, [MODEL, *options]) for options, *_ in WRONG_COMMANDS]
     cases += [(COMMAND, ["README.md"])]
-    cases += [(SCRIPTS[0], ["--split", "0.5"]), (SCRIPTS[1], ["--split", "1.5"])]
+    cases += [(SCRIPTS[1], options) for options, *_ in WRONG_MIXED_OPTIONS]
+    cases += [(SCRIPTS[0], ["--split", "0.5"]), (SCRIPTS[1], ["--honest"])]
     cases += [(script, ["--help"]) for script in (*SCRIPTS, COMMAND)]
     code = f"""
 import importlib, sys
@@ -91,7 +100,7 @@ assert not {{"tensorflow", "keras", "sklearn"}} & set(sys.modules)
         error, status = lines  # one line, no usage, no traceback
         assert error.startswith(f"{script}.py: error: ")
         assert status == "exit status 2"
-        for wanted, *named in WRONG_OPTIONS + WRONG_COMMANDS:
+        for wanted, *named in WRONG_OPTIONS + WRONG_MIXED_OPTIONS + WRONG_COMMANDS:
             if options in (wanted, [MODEL, *wanted]):
                 assert all(name in error for name in named)
     assert finished.stdout.count("--fine-tune-epochs") >= 2

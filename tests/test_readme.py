@@ -17,7 +17,7 @@ def run_example(word, capsys):
 
 @pytest.mark.slow
 def test_generators_example_defends(capsys):
-    printed = run_example("in_step", capsys)
+    printed = run_example("accuracy under fresh", capsys)
     before, after = map(float, re.findall(r"\d\.\d+", printed))
     assert before < 0.55
     assert after > before + 0.2
@@ -25,13 +25,23 @@ def test_generators_example_defends(capsys):
 
 @pytest.mark.slow
 def test_report_example_shows_a_weak_network(capsys):
-    printed = run_example("evaluate_robustness", capsys)
+    printed = run_example("{row.eps:<5g}", capsys)
     rows = re.findall(r"^(\S+) +(\D+?) +(\d\.\d+)$", printed, flags=re.M)
     assert len(rows) == 1 + 2 * 8
     accuracy = {row[:2]: float(row[2]) for row in rows}
     assert accuracy["0", "clean"] > 0.85
     assert accuracy["2", "random signs"] > 0.8
     assert accuracy["2", "worst case"] < 0.6 < accuracy["1", "worst case"] < 0.8
+
+
+@pytest.mark.slow
+def test_recipe_example_makes_a_classifier_robust(capsys):
+    printed = run_example("RandomTranslation", capsys)
+    rows = re.findall(r"^(\D+?) +(\d\S+) +(\S+)$", printed, flags=re.M)
+    assert [row[0] for row in rows[:: len(rows) - 1]] == ["clean", "worst case"]
+    _, before, after = rows[-1]
+    assert float(after) > float(before) + 0.3
+    assert float(rows[0][2]) > 0.9
 
 
 @pytest.mark.slow

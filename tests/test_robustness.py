@@ -103,6 +103,7 @@ def test_worst_case_joins_the_attacks(model, images, monkeypatch):
     first, second = movable[:2], movable[1:5]
     attacks = {"first": attack_on(first), "second": attack_on(second)}
     monkeypatch.setattr(robustness, "_attacks", lambda *_: attacks)
+    monkeypatch.setattr(robustness, "_DOUBTED_IMAGES", 0)
     rows = by_attack(evaluate_robustness(model, images, labels, 1), 1)
     assert rows["first"].accuracy == pytest.approx(18 / 20)
     assert rows["second"].accuracy == pytest.approx(16 / 20)
@@ -121,6 +122,7 @@ def test_what_is_wrong_unaided_is_not_attacked(model, images, monkeypatch):
         return given
 
     monkeypatch.setattr(robustness, "_attacks", lambda *_: {"none": attack})
+    monkeypatch.setattr(robustness, "_DOUBTED_IMAGES", 0)
     rows = evaluate_robustness(model, images, labels)
     assert [row.accuracy for row in rows] == pytest.approx([1 / 20] * 3)
     np.testing.assert_array_equal(attacked, [images[3:4]])
@@ -153,6 +155,39 @@ def test_every_attack_makes_valid_images_in_its_own_way(model):
     assert losses["BIM"].mean() > losses["FGSM"].mean()
     for name in ("PGD, cross-entropy", "PGD, margin", "PGD, targeted"):
         assert (losses[name] > 0).sum() >= (losses["BIM"] > 0).sum()
+
+
+def masked():
+    """A classifier of brightness whose gradient is zero nearly everywhere."""
+    inputs = keras.Input((6, 6, 1))
+    steep = keras.ops.tanh(1e4 * (keras.ops.mean(inputs, axis=(1, 2)) - 0.5))
+    return keras.Model(inputs, keras.layers.Concatenate()([steep, -steep]))
+
+
+def test_useless_gradients_are_warned_of(images):
+    images = np.concatenate([images * 0.5, images * 0.5 + 0.5])
+    labels = np.repeat([1, 0], 20)
+    with pytest.warns(UserWarning, match="withstand even half of the range"):
+        rows = quick(masked(), images, labels, 0.05)
+    assert rows[0].accuracy == 1
+
+
+@pytest.mark.filterwarnings("error")
+def test_honest_gradients_are_not_warned_of(images, model):
+    quick(model, images, answers(model, images), 0.01, steps=30)
+
+
+def test_doubts():
+    shares = {"FGSM": 0.5, "PGD, margin": 0.4, "PGD, targeted": 0.45}
+    assert robustness._doubts(shares, 0.005, 0.0) == []
+    for changed, drop, at_largest, doubt in [
+        ({"FGSM": 0.3}, 0, 0, "PGD is weaker than FGSM"),
+        ({"transfer (black box)": 0.3}, 0, 0, "black-box attack is stronger"),
+        ({}, 0.02, 0, "leave 2.0% less"),
+        ({}, 0, 0.1, "10.0% withstand"),
+    ]:
+        (found,) = robustness._doubts(shares | changed, drop, at_largest)
+        assert doubt in found
 
 
 def margins(model, images, one_hot):

@@ -154,13 +154,29 @@ def test_honest_fine_tuning_has_not_seen_the_test_images(tmp_path):
     assert "has seen these test images" not in honest.stdout
     assert figures(honest)[:2] == figures(seen)[:2]
     assert figures(honest)[3][1] < figures(seen)[3][1]
-    pictures = {"accuracy.png"} | {
+    written = {"accuracy.png", "trained.keras", "defended.keras"} | {
         f"{kind}_{name}.png"
         for kind in ("adversaries", "steps")
-        for name in ("undefended", "defended")
+        for name in ("trained", "defended")
     }
-    assert {path.name for path in (tmp_path / "run").iterdir()} == pictures
+    assert {path.name for path in (tmp_path / "run").iterdir()} == written
     assert "saved 5 pictures" in honest.stdout
+
+
+def test_robust_recipe_from_a_saved_network_withstands_pgd(tmp_path):
+    options = ["--data", "digits", "--quiet", "--fine-tune-epochs", "15"]
+    tutorial = run_script(SECOND, *options, "--output", str(tmp_path))
+    assert {"trained.keras", "defended.keras"} < {p.name for p in tmp_path.iterdir()}
+    options += ["--model", str(tmp_path / "trained.keras")]
+    again, robust = (
+        run_script(SECOND, *options, "--recipe", recipe)
+        for recipe in ("tutorial", "robust")
+    )
+    assert "training network" not in again.stdout
+    assert figures(again) == figures(tutorial)
+    assert figures(robust)[:2] == figures(tutorial)[:2]
+    assert figures(robust)[6][1] > figures(tutorial)[6][1] + 0.1
+    assert figures(robust)[2][1] > 0.95
 
 
 def test_batch_larger_than_the_data_is_one_line():
@@ -171,11 +187,11 @@ def test_batch_larger_than_the_data_is_one_line():
 
 
 def test_interrupt_is_one_line():
-    command = [sys.executable, ROOT / FIRST, "--data", "digits", "--quiet"]
+    command = [sys.executable, ROOT / FIRST, "--data", "digits"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as running:
-        while "training" not in running.stdout.readline():
+        while "Epoch 2/" not in running.stdout.readline():
             pass
         running.send_signal(signal.SIGINT)
         _, stderr = running.communicate()
