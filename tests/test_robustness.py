@@ -348,7 +348,7 @@ def test_worst_case_is_no_weaker_than_arts_auto_pgd():
     model.compile("adam", "categorical_crossentropy")
     model.fit(*train, batch_size=64, epochs=1, verbose=0)
     batches = generate_mixed_adversarial_batch(model, 64, *train, (28, 28, 1), 0.1)
-    model.fit(in_step(batches), steps_per_epoch=900, shuffle=False, verbose=0)
+    model.fit(in_step(batches), steps_per_epoch=300, shuffle=False, verbose=0)
 
     stands = answers(model, images) == labels.argmax(axis=1)
     for attacked, name in [

@@ -146,7 +146,7 @@ def test_short_run_on_mnist(script):
 
 
 def test_honest_fine_tuning_has_not_seen_the_test_images(tmp_path):
-    options = ["--data", "digits", "--epochs", "15", "--fine-tune-epochs", "15"]
+    options = ["--data", "digits", "--epochs", "10", "--fine-tune-epochs", "15"]
     seen = run_script(FIRST, *options, "--quiet")
     options += ["--output", str(tmp_path / "run")]
     honest = run_script(FIRST, *options, "--quiet", "--honest")
@@ -189,7 +189,12 @@ def test_batch_larger_than_the_data_is_one_line():
 def test_interrupt_is_one_line():
     command = [sys.executable, ROOT / FIRST, "--data", "digits"]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Jobs in the background ignore Ctrl-C, and so would their children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as running:
         while "Epoch 2/" not in running.stdout.readline():
             pass
