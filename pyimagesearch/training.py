@@ -99,8 +99,7 @@ def prepare_robust(
 ) -> keras.optimizers.schedules.LearningRateSchedule:
     """Switch dropout off, and return a learning rate that rises and falls once.
 
-    Adversaries are regularisation enough, and a hundred times the tutorial's learning
-    rate finds other features than those that attacks reach.
+    The rate peaks at thirty times the tutorial's.
 
     Args:
         model: A network that is compiled afterwards.

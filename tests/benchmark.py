@@ -68,20 +68,32 @@ def per_image_adversary(model, image, label):
     return (image + tf.sign(tape.gradient(loss, image)) * EPS).numpy()
 
 
-def fgsm_rivals(model, images, labels):
-    """Return ways to attack all the images with FGSM, MSE and no clipping."""
-    chunks = [
+def in_chunks(images, labels):
+    """Return the images and labels as tensors, in batches."""
+    return [
         (tf.constant(images[i : i + CHUNK]), tf.constant(labels[i : i + CHUNK]))
         for i in range(0, len(images), CHUNK)
     ]
+
+
+def bare_gradient_sign(model, loss_function):
+    """Return what every attack has to compute, compiled, and nothing around it."""
 
     @tf.function
     def gradient_sign(images, labels):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(images)
             outputs = model(images, training=False)
-            loss = tf.reduce_sum(keras.losses.mean_squared_error(labels, outputs))
+            loss = tf.reduce_sum(loss_function(labels, outputs))
         return tf.sign(tape.gradient(loss, images))
+
+    return gradient_sign
+
+
+def fgsm_rivals(model, images, labels):
+    """Return ways to attack all the images with FGSM, MSE and no clipping."""
+    chunks = in_chunks(images, labels)
+    gradient_sign = bare_gradient_sign(model, keras.losses.mean_squared_error)
 
     def run_bare():
         for chunk in chunks:
@@ -131,18 +143,8 @@ def fgsm_rivals(model, images, labels):
 
 def pgd_rivals(model, images, labels):
     """Return ways to take 40 steps of PGD, and print what each leaves correct."""
-    chunks = [
-        (tf.constant(images[i : i + CHUNK]), tf.constant(labels[i : i + CHUNK]))
-        for i in range(0, len(images), CHUNK)
-    ]
-
-    @tf.function
-    def gradient_sign(images, labels):
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(images)
-            outputs = model(images, training=False)
-            loss = tf.reduce_sum(keras.losses.categorical_crossentropy(labels, outputs))
-        return tf.sign(tape.gradient(loss, images))
+    chunks = in_chunks(images, labels)
+    gradient_sign = bare_gradient_sign(model, keras.losses.categorical_crossentropy)
 
     def run_bare():
         for chunk in chunks:

@@ -27,6 +27,15 @@ def build_classifier(image_shape=(6, 6, 1), classes=3, activation="softmax"):
     )
 
 
+def art_classifier(model, loss):
+    """Wrap a model of `build_classifier` for the Adversarial Robustness Toolbox."""
+    from art.estimators.classification import TensorFlowV2Classifier
+
+    return TensorFlowV2Classifier(
+        model, 3, (6, 6, 1), loss_object=loss, clip_values=(0.0, 1.0)
+    )
+
+
 @pytest.fixture
 def model():
     return build_classifier()

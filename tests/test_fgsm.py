@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import build_classifier
+from conftest import art_classifier, build_classifier
 
 from pyimagesearch.fgsm import generate_image_adversary
 
@@ -323,15 +323,8 @@ def test_model_can_be_freed(images, one_hot):
 def test_agrees_with_the_adversarial_robustness_toolbox(model, images, one_hot):
     pytest.importorskip("art")
     from art.attacks.evasion import FastGradientMethod
-    from art.estimators.classification import TensorFlowV2Classifier
 
-    classifier = TensorFlowV2Classifier(
-        model=model,
-        nb_classes=3,
-        input_shape=(6, 6, 1),
-        loss_object=keras.losses.MeanSquaredError(),
-        clip_values=(0.0, 1.0),
-    )
+    classifier = art_classifier(model, keras.losses.MeanSquaredError())
     theirs = FastGradientMethod(classifier, eps=0.1).generate(images, one_hot)
     ours = generate_image_adversary(model, images, one_hot, 0.1, clip=(0.0, 1.0))
     np.testing.assert_allclose(ours, theirs, atol=1e-6)

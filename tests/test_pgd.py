@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import build_classifier
+from conftest import art_classifier, build_classifier
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -60,15 +60,8 @@ def test_without_a_random_start_it_is_the_plain_loop(model, images, one_hot, ste
 def test_agrees_with_the_adversarial_robustness_toolbox(model, images, one_hot):
     pytest.importorskip("art")
     from art.attacks.evasion import ProjectedGradientDescent
-    from art.estimators.classification import TensorFlowV2Classifier
 
-    classifier = TensorFlowV2Classifier(
-        model=model,
-        nb_classes=3,
-        input_shape=(6, 6, 1),
-        loss_object=keras.losses.CategoricalCrossentropy(),
-        clip_values=(0.0, 1.0),
-    )
+    classifier = art_classifier(model, keras.losses.CategoricalCrossentropy())
     attack = ProjectedGradientDescent(
         classifier, eps=0.1, eps_step=0.03, max_iter=7, verbose=False
     )
