@@ -297,6 +297,56 @@ def test_fit_of_somebody_elses_model(wrap):
     )
 
 
+@pytest.mark.filterwarnings("ignore:`shuffle=True` was passed")
+@pytest.mark.parametrize("wrap", [in_step, lambda batches: batches])
+def test_fit_distributed_over_two_devices(wrap):
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    rng = np.random.default_rng(0)
+    labels = rng.integers(3, size=300)
+    columns = np.repeat(np.eye(3), 2, axis=1)[labels]  # each class lights two of six
+    images = np.broadcast_to(columns[:, np.newaxis, :, np.newaxis], (300, *DIMS)) * 0.5
+    images = images + rng.uniform(0, 0.5, images.shape)
+    with strategy.scope():
+        model = keras.Sequential(
+            [
+                keras.Input(DIMS),
+                keras.layers.Conv2D(8, 3),
+                keras.layers.BatchNormalization(),
+                keras.layers.ReLU(),
+                keras.layers.Flatten(),
+                keras.layers.Dense(3, activation="softmax"),
+            ]
+        )
+        model.compile(
+            keras.optimizers.Adam(0.01),
+            "sparse_categorical_crossentropy",
+            metrics=["accuracy"],
+        )
+    made_at = []
+
+    def attack(*args):
+        made_at.append(int(model.optimizer.iterations.numpy()))
+        return generate_image_adversary(*args)
+
+    def accuracy_under_attack():
+        adversaries = generate_image_adversary(model, images, labels, 0.1)
+        return model.evaluate(adversaries, labels, verbose=0)[1]
+
+    batches = generate_mixed_adverserial_batch(
+        model, 32, images, labels, DIMS, 0.1, attack=attack, rng=0
+    )
+    before = accuracy_under_attack()
+    with strategy.scope():
+        model.fit(wrap(batches), steps_per_epoch=30, epochs=2, verbose=0)
+    assert accuracy_under_attack() > max(0.9, before + 0.3)
+    for weight in model.trainable_weights:
+        first, second = strategy.experimental_local_results(weight.value)
+        np.testing.assert_array_equal(first, second)
+    # Batches are drawn ahead of the weights, by a few steps.
+    assert len(made_at) < 60 + 20
+    assert made_at[59] > 60 - 20
+
+
 @pytest.mark.parametrize("steps_per_execution", [1, 4])
 @pytest.mark.parametrize("optimizer", ["sgd", "weight decay"])
 def test_in_step_draws_each_batch_at_its_step(optimizer, steps_per_execution):
