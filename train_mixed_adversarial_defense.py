@@ -19,7 +19,13 @@ def main():
     from pyimagesearch.plotting import save_pictures
     from pyimagesearch.robustness import print_honest_check
     from pyimagesearch.simplecnn import SimpleCNN
-    from pyimagesearch.training import fit, fit_batches, make_attack, prepare_robust
+    from pyimagesearch.training import (
+        attack_shifted,
+        fit,
+        fit_batches,
+        make_attack,
+        prepare_robust,
+    )
 
     keras.utils.set_random_seed(options.seed)
 
@@ -60,10 +66,11 @@ def main():
 
     def mixed_batches(rng):
         rng = np.random.default_rng(rng)
-        how = {"attack": make_attack(options.attack, eps, rng), "rng": rng}
-        return generate_mixed_adverserial_batch(
-            model, options.batch_size, *train, dims, eps, options.split, **how
-        )
+        attack = make_attack(options.attack, eps, rng)
+        if options.recipe == "robust":
+            attack = attack_shifted(attack, rng)
+        batch = options.batch_size, *train, dims, eps, options.split
+        return generate_mixed_adverserial_batch(model, *batch, attack=attack, rng=rng)
 
     print("[INFO] fine-tuning network on dynamic mixed data...")
     fit_batches(model, mixed_batches, steps, options, phase=1, epochs=epochs)

@@ -8,6 +8,7 @@ from functools import partial
 
 import keras
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from pyimagesearch import checks
 from pyimagesearch.datagen import Attack, Batches, in_step
@@ -92,6 +93,23 @@ def make_attack(name: str, eps: float, rng: np.random.Generator) -> Attack:
     steps, size = {"rfgsm": (1, 1.25), "pgd": (2, 0.75)}[name]
     how = {"steps": steps, "step_size": size * eps, "clip": (0, 1), "rng": rng}
     return partial(projected_gradient_descent, **how)
+
+
+def attack_shifted(attack: Attack, rng: np.random.Generator) -> Attack:
+    """Return `attack`, but on images that are first shifted by up to a pixel.
+
+    Each image moves by itself, up or down and sideways; its edge is repeated.
+    """
+
+    def attack_after_shift(model, images, labels, eps):
+        count, height, width, _ = images.shape
+        padded = np.pad(images, [(0, 0), (1, 1), (1, 1), (0, 0)], mode="edge")
+        windows = sliding_window_view(padded, (height, width), axis=(1, 2))
+        down, right = rng.integers(3, size=(2, count))
+        shifted = np.moveaxis(windows[np.arange(count), down, right], 1, -1)
+        return attack(model, shifted, labels, eps)
+
+    return attack_after_shift
 
 
 def prepare_robust(

@@ -342,7 +342,7 @@ def test_worst_case_is_no_weaker_than_arts_auto_pgd():
     from art.estimators.classification import TensorFlowV2Classifier
 
     train, (images, labels) = datasets.load(MNIST_NPZ)
-    images, labels = images[:100], labels[:100]
+    images, labels = images[:60], labels[:60]
     logits = keras.Sequential(SimpleCNN.build(28, 28, 1, 10).layers[:-1])
     model = keras.Sequential([logits, keras.layers.Softmax()])
     model.compile("adam", "categorical_crossentropy")

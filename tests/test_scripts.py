@@ -110,16 +110,16 @@ def test_bare_and_offline_it_tells_the_story_on_digits(script, offline):
     assert finished.stderr == ""
 
 
-@pytest.mark.parametrize("script", [FIRST, SECOND])
-def test_one_seed_gives_one_result(script):
+def test_one_seed_gives_one_result():
     options = ["--data", "digits", "--epochs", "3", "--fine-tune-epochs", "2"]
     options.append("--quiet")
-    first, again, other = (
-        run_script(script, *options, "--seed", seed) for seed in ("4", "4", "5")
-    )
-    assert figures(first) == figures(again)
-    assert figures(first) != figures(other)
-    assert "Epoch" not in first.stdout
+    normal = set()
+    for script, seed in [(FIRST, "4"), (SECOND, "5")]:
+        once, again = (run_script(script, *options, "--seed", seed) for _ in range(2))
+        assert figures(once) == figures(again)
+        assert "Epoch" not in once.stdout
+        normal.add(figures(once)[0])
+    assert len(normal) == 2
 
 
 @pytest.mark.skipif(not MNIST_NPZ, reason="MNIST_NPZ names no file")
@@ -146,10 +146,10 @@ def test_short_run_on_mnist(script):
 
 
 def test_honest_fine_tuning_has_not_seen_the_test_images(tmp_path):
-    options = ["--data", "digits", "--epochs", "10", "--fine-tune-epochs", "15"]
-    seen = run_script(FIRST, *options, "--quiet")
-    options += ["--output", str(tmp_path / "run")]
-    honest = run_script(FIRST, *options, "--quiet", "--honest")
+    options = ["--data", "digits", "--fine-tune-epochs", "15", "--quiet", "--output"]
+    seen = run_script(FIRST, *options, str(tmp_path), "--epochs", "10")
+    start = ["--model", str(tmp_path / "trained.keras"), "--honest"]
+    honest = run_script(FIRST, *options, str(tmp_path / "run"), *start)
     assert "has seen these test images" in seen.stdout
     assert "has seen these test images" not in honest.stdout
     assert figures(honest)[:2] == figures(seen)[:2]
@@ -164,7 +164,8 @@ def test_honest_fine_tuning_has_not_seen_the_test_images(tmp_path):
 
 
 def test_robust_recipe_from_a_saved_network_withstands_pgd(tmp_path):
-    options = ["--data", "digits", "--quiet", "--fine-tune-epochs", "15"]
+    options = ["--data", "digits", "--quiet", "--fine-tune-epochs", "12"]
+    options += ["--epochs", "20"]
     tutorial = run_script(SECOND, *options, "--output", str(tmp_path))
     assert {"trained.keras", "defended.keras"} < {p.name for p in tmp_path.iterdir()}
     options += ["--model", str(tmp_path / "trained.keras")]

@@ -4,7 +4,7 @@ from functools import partial
 import keras
 import numpy as np
 
-from pyimagesearch.training import fit, fit_batches
+from pyimagesearch.training import attack_shifted, fit, fit_batches
 
 OPTIONS = Namespace(batch_size=4, seed=5, verbose=0)
 
@@ -81,3 +81,25 @@ def test_batches_of_an_epoch_depend_on_seed_phase_and_its_number_alone():
     resumed, kept_resumed = record(fit_generator, initial_epoch=1)
     assert resumed == rows[2:]
     np.testing.assert_array_equal(kept_resumed, kept[2:])
+
+
+def test_attack_on_shifted_images():
+    """Each image moves by itself to one of nine places, and its edge is repeated."""
+    images = np.random.default_rng(0).random((200, 5, 4, 3), dtype=np.float32)
+    labels = np.arange(200)
+    given = []
+    attack = attack_shifted(lambda *args: given.append(args), np.random.default_rng(1))
+    attack("model", images, labels, 0.25)
+    ((model, shifted, passed, eps),) = given
+    assert (model, eps) == ("model", 0.25) and passed is labels
+    assert shifted.dtype == np.float32
+    places = {}
+    for down in (-1, 0, 1):
+        for right in (-1, 0, 1):
+            rows = np.clip(np.arange(5) - down, 0, 4)
+            columns = np.clip(np.arange(4) - right, 0, 3)
+            expected = images[:, rows][:, :, columns]
+            same = (shifted == expected).all(axis=(1, 2, 3))
+            places[down, right] = same.sum()
+    assert sum(places.values()) == 200
+    assert min(places.values()) > 8
