@@ -58,7 +58,7 @@ def main():
     epochs, steps = options.fine_tune_epochs, len(train[0]) // options.batch_size
     learning_rate, eps = 1e-4, options.eps
     if options.recipe == "robust":
-        learning_rate, eps = prepare_robust(model, epochs * steps), 1.2 * options.eps
+        learning_rate, eps = prepare_robust(model, epochs * steps), 1.3 * options.eps
     optimizer = Adam(learning_rate)
     model.compile(optimizer, "categorical_crossentropy", metrics=["accuracy"])
 

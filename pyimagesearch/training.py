@@ -128,5 +128,5 @@ def prepare_robust(
             layer.rate = 0.0
     warmup = int(0.3 * steps)
     return keras.optimizers.schedules.CosineDecay(
-        1e-4, steps - warmup, alpha=1e-3, warmup_target=3e-3, warmup_steps=warmup
+        1e-4, steps - warmup, alpha=1e-3, warmup_target=5e-3, warmup_steps=warmup
     )
