@@ -3,12 +3,13 @@
 The run of "Defending against adversarial image attacks with Keras and TensorFlow".
 """
 
+from functools import partial
+
 from pyimagesearch import experiment
 
 
-def main():
+def main(options):
     """Tell the tutorial's story from start to finish."""
-    options = experiment.parse_options(__doc__)
     experiment.import_tensorflow()
     import keras
     from keras.optimizers import Adam
@@ -23,6 +24,7 @@ def main():
 
     print("[INFO] loading MNIST dataset...")
     train, test = experiment.load_data(options)
+    run = experiment.open_run(options, train, test)
     test_images, test_labels = test
     height, width, depth = test_images.shape[1:]
     classes = test_labels.shape[1]
@@ -36,13 +38,13 @@ def main():
 
     if not options.model:
         print("[INFO] training network...")
-        fit(model, train, options, phase=0, epochs=options.epochs, validation_data=test)
-    experiment.report("normal testing images", model, test)
+        fit(model, train, run, phase=0, epochs=options.epochs, validation_data=test)
+    experiment.report("normal testing images", model, test, run)
 
     print("[INFO] generating adversarial examples with FGSM...\n")
     adversaries = generate_image_adversary(model, *test, eps=options.eps)
     attacked = (adversaries, test_labels)
-    experiment.report("adversarial testing images", model, attacked)
+    experiment.report("adversarial testing images", model, attacked, run)
 
     trained = keras.models.clone_model(model)
     trained.set_weights(model.get_weights())
@@ -54,15 +56,15 @@ def main():
     if options.honest:
         few = [array[: len(test_images)] for array in train]
         lessons = generate_image_adversary(model, *few, eps=options.eps), few[1]
-    fit(model, lessons, options, phase=1, epochs=options.fine_tune_epochs)
+    fit(model, lessons, run, phase=1, epochs=options.fine_tune_epochs)
 
     print()
-    experiment.report("normal testing images *after* fine-tuning", model, test)
+    experiment.report("normal testing images *after* fine-tuning", model, test, run)
     what = "adversarial images *after* fine-tuning"
-    old_accuracy = experiment.report(what, model, attacked)
+    old_accuracy = experiment.report(what, model, attacked, run)
 
     # Beyond the tutorial: what is left of the network as it is now?
-    print_honest_check(model, test, options.eps, old_accuracy)
+    print_honest_check(model, test, options.eps, old_accuracy, run)
     if not options.honest:
         print(
             "[INFO] fine-tuning has seen these test images; --honest keeps them unseen"
@@ -71,7 +73,8 @@ def main():
         models = {"trained": trained, "defended": model}
         experiment.save_models(options.output, models)
         save_pictures(options.output, models, test, options.eps)
+        run.finish()
 
 
 if __name__ == "__main__":
-    experiment.run(main)
+    experiment.run(main, partial(experiment.parse_options, __doc__))

@@ -3,12 +3,13 @@
 The run of "Mixing normal images and adversarial images when training CNNs".
 """
 
+from functools import partial
+
 from pyimagesearch import experiment
 
 
-def main():
+def main(options):
     """Tell the tutorial's story from start to finish."""
-    options = experiment.parse_options(__doc__, mixed=True)
     experiment.import_tensorflow()
     import keras
     import numpy as np
@@ -31,6 +32,7 @@ def main():
 
     print("[INFO] loading MNIST dataset...")
     train, test = experiment.load_data(options)
+    run = experiment.open_run(options, train, test)
     test_images, test_labels = test
     dims = height, width, depth = test_images.shape[1:]
     classes = test_labels.shape[1]
@@ -44,13 +46,13 @@ def main():
 
     if not options.model:
         print("[INFO] training network...")
-        fit(model, train, options, phase=0, epochs=options.epochs, validation_data=test)
-    experiment.report("normal testing images", model, test)
+        fit(model, train, run, phase=0, epochs=options.epochs, validation_data=test)
+    experiment.report("normal testing images", model, test, run)
 
     print("[INFO] generating adversarial examples with FGSM...\n")
     adversaries = generate_image_adversary(model, *test, eps=options.eps)
     attacked = (adversaries, test_labels)
-    experiment.report("adversarial testing images", model, attacked)
+    experiment.report("adversarial testing images", model, attacked, run)
 
     trained = keras.models.clone_model(model)
     trained.set_weights(model.get_weights())
@@ -73,20 +75,21 @@ def main():
         return generate_mixed_adverserial_batch(model, *batch, attack=attack, rng=rng)
 
     print("[INFO] fine-tuning network on dynamic mixed data...")
-    fit_batches(model, mixed_batches, steps, options, phase=1, epochs=epochs)
+    fit_batches(model, mixed_batches, steps, run, phase=1, epochs=epochs)
 
     print()
-    experiment.report("normal testing images *after* fine-tuning", model, test)
+    experiment.report("normal testing images *after* fine-tuning", model, test, run)
     what = "adversarial images *after* fine-tuning"
-    old_accuracy = experiment.report(what, model, attacked)
+    old_accuracy = experiment.report(what, model, attacked, run)
 
     # Beyond the tutorial: what is left of the network as it is now?
-    print_honest_check(model, test, options.eps, old_accuracy)
+    print_honest_check(model, test, options.eps, old_accuracy, run)
     if options.output:
         models = {"trained": trained, "defended": model}
         experiment.save_models(options.output, models)
         save_pictures(options.output, models, test, options.eps)
+        run.finish()
 
 
 if __name__ == "__main__":
-    experiment.run(main)
+    experiment.run(main, partial(experiment.parse_options, __doc__, mixed=True))

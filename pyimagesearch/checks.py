@@ -3,6 +3,7 @@
 import operator
 
 import numpy as np
+import numpy.typing as npt
 
 Seed = int | tuple[int, ...] | np.random.Generator
 
@@ -20,7 +21,9 @@ def positive_integer(name: str, value: int) -> int:
     return number
 
 
-def number_in(name: str, value: float, low=-FLOAT32_MAX, high=FLOAT32_MAX) -> float:
+def number_in(
+    name: str, value: float, low: float = -FLOAT32_MAX, high: float = FLOAT32_MAX
+) -> float:
     """Return `value` as a float from `low` to `high`, or raise."""
     try:
         number = float(value)
@@ -33,7 +36,9 @@ def number_in(name: str, value: float, low=-FLOAT32_MAX, high=FLOAT32_MAX) -> fl
     return number
 
 
-def real_array(name: str, values: np.ndarray, dtype=None) -> np.ndarray:
+def real_array(
+    name: str, values: npt.ArrayLike, dtype: npt.DTypeLike = None
+) -> np.ndarray:
     """Return `values` as an array of real numbers, finite as `dtype`, or raise."""
     array = np.asarray(values)
     if array.dtype.kind not in "biuf":

@@ -1,9 +1,12 @@
 """Images and labels by name or from a file."""
 
 import contextlib
+import math
 import sys
 import threading
 import time
+import zipfile
+from pathlib import Path
 
 import numpy as np
 
@@ -12,6 +15,7 @@ from pyimagesearch.checks import one_line
 _KERAS_NAMES = ("mnist", "fashion_mnist", "cifar10")
 NAMES = (*_KERAS_NAMES, "digits")
 _NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
+_MOST_UNPACKED, _UNUSED_CLASSES = 50, 100
 
 Split = tuple[np.ndarray, np.ndarray]
 
@@ -45,10 +49,11 @@ def load(data: str) -> tuple[Split, Split]:
         if x_train.shape[1:] != x_test.shape[1:]:
             raise ValueError("x_test must hold images of the shape of x_train's")
         y_train = _class_ids("y_train", y_train, len(x_train))
-        classes = int(y_train.max()) + 1
-        if not 2 <= classes <= len(y_train):
-            wanted = f"two classes or more, but no more than {len(y_train)} images"
-            raise ValueError(f"y_train must name {wanted}, got {classes}")
+        used, classes = len(np.unique(y_train)), int(y_train.max()) + 1
+        if not 2 <= classes <= used + _UNUSED_CLASSES:  # a one-hot row is this long
+            wanted = f"class ids from 0 on, at most {_UNUSED_CLASSES} of them unused"
+            got = f"{used} different ids to {classes - 1}"
+            raise ValueError(f"y_train must hold two or more {wanted}, got {got}")
         y_test = _class_ids("y_test", y_test, len(x_test))
         if y_test.max() >= classes:
             got = f"got {y_test.max()}"
@@ -75,11 +80,33 @@ def _load_digits():
 
 def _load_npz(path):
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return [archive[key] for key in _NPZ_KEYS]
+        with zipfile.ZipFile(path) as archive:
+            members = [archive.getinfo(f"{key}.npy") for key in _NPZ_KEYS]
+            unpacked = sum(member.file_size for member in members)
+            limit = 2**20 + _MOST_UNPACKED * Path(path).stat().st_size
+            if unpacked > limit:
+                raise ValueError(f"{unpacked:,} bytes packed too tightly: np.savez it")
+            return [_read_array(archive, member) for member in members]
     except Exception as error:  # zip, zlib and NumPy raise a dozen kinds
         wanted = f"an .npz file of the arrays {', '.join(_NPZ_KEYS)}, none pickled"
         raise ValueError(f"{path} is not {wanted}: {one_line(error)}") from error
+
+
+def _read_array(archive, member):
+    # NumPy would make room for all that the array's header claims, and then read.
+    with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        read_header = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }[version]
+        shape, is_fortran, dtype = read_header(file)
+        if dtype.hasobject:
+            raise ValueError(f"{member.filename} is pickled")
+        if math.prod(shape) * dtype.itemsize != member.file_size - file.tell():
+            raise ValueError(f"{member.filename} does not hold an array {shape}")
+        array = np.frombuffer(file.read(), dtype)
+    return array.reshape(shape, order="F" if is_fortran else "C")
 
 
 def _load_from_keras(name):

@@ -1,16 +1,20 @@
 """What the two scripts share: options, a quiet start, data, `[INFO]` lines."""
 
 import argparse
-import contextlib
+import errno
 import os
 import sys
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pyimagesearch import checks, datasets
+from pyimagesearch import checks, datasets, runs
+
+if TYPE_CHECKING:
+    import keras
 
 # Epochs of training and of fine-tuning: the tutorials', and those that 1,437 digits
 # need to tell the same story.
@@ -54,7 +58,14 @@ def parse_options(description: str, mixed: bool = False) -> argparse.Namespace:
         what = "fine-tune on adversaries of training images, not of the test images"
         parser.add_argument("--honest", action="store_true", help=what)
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    what = "replace the finished run, or that of other options, in --output"
+    parser.add_argument("--force", action="store_true", help=what)
     options = parse(parser)
+    if options.output and not options.force:
+        try:
+            runs.check_folder(options.output)
+        except ValueError as error:
+            fail(f"--output: {error}; give another folder, or --force to replace it")
     if options.model:
         check_model_file("--model", options.model)
     if mixed:
@@ -116,7 +127,7 @@ def check_model_file(name: str, path: str) -> None:
         fail(f"{name} must be a .keras file, got {path!r}")
 
 
-def load_model(path: str, image_shape: tuple[int, ...], classes: int):
+def load_model(path: str, image_shape: tuple[int, ...], classes: int) -> "keras.Model":
     """Load a saved classifier in Keras's safe mode, or fail if it does not fit."""
     import keras
 
@@ -141,19 +152,8 @@ def load_model(path: str, image_shape: tuple[int, ...], classes: int):
 def save_models(folder: Path, models: dict) -> None:
     """Save models by name as `.keras` files, for `--model` and the report."""
     for name, model in models.items():
-        with replacing(folder / f"{name}.keras") as path:
+        with runs.replacing(folder / f"{name}.keras") as path:
             model.save(path)
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path that replaces `path` at once when it is written."""
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def fail(message: str) -> None:
@@ -189,9 +189,28 @@ def load_data(options: argparse.Namespace) -> tuple[datasets.Split, datasets.Spl
     return data
 
 
-def report(what: str, model, data: datasets.Split) -> float:
-    """Print a compiled model's loss and accuracy in the tutorials' words."""
+def open_run(options: argparse.Namespace, *data: datasets.Split) -> runs.Run:
+    """Return the run that the options ask for, which may be one that was killed."""
+    try:
+        run = runs.Run(options, data)
+    except ValueError as error:
+        how = "give its options, another folder, or --force to replace it"
+        fail(f"--output: {error}; {how}")
+    if run.history:
+        last = run.history[-1]
+        print(f"[INFO] going on after epoch {last['epoch']} of {last['phase']}")
+    return run
+
+
+def report(
+    what: str, model: "keras.Model", data: datasets.Split, run: runs.Run
+) -> float:
+    """Print a compiled model's loss and accuracy in the tutorials' words.
+
+    They are added to the run's figures, and the accuracy is returned.
+    """
     loss, accuracy = model.evaluate(*data, batch_size=512, verbose=0)
+    run.figures[what] = {"loss": loss, "accuracy": accuracy}
     print(f"[INFO] {what}:")
     print(f"[INFO] loss: {loss:.4f}, acc: {accuracy:.4f}\n")
     return accuracy
@@ -220,15 +239,23 @@ def import_tensorflow() -> None:
             os.close(stderr)
 
 
-def run(main: Callable[[], None]) -> None:
-    """Run a script; Ctrl-C ends it with one line."""
+def run(main: Callable[[argparse.Namespace], None], parse_options: Callable) -> None:
+    """Run a script; Ctrl-C and a full disk end it with one line."""
     sys.stdout.reconfigure(line_buffering=True)  # so that log files grow line by line
     warnings.formatwarning = lambda message, *_, **__: f"[INFO] {message}\n"
+    options = parse_options()
+    goes_on = "force" in options and options.output
+    hint = "; the same command goes on after the last finished epoch" * bool(goes_on)
     try:
-        main()
+        main(options)
     except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
+        print(f"\ninterrupted{hint}", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # as when piped into `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+            raise
+        print(f"\ncannot write {options.output}: {error}{hint}", file=sys.stderr)
         sys.exit(1)

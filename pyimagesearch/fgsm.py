@@ -1,6 +1,7 @@
 """The fast gradient sign method, and the compiled gradient under the attacks."""
 
 import math
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -70,10 +71,20 @@ def generate_image_adversary(
         signs = sign(tf.constant(images[chunk]), tf.constant(targets[chunk])).numpy()
         moved = np.add(images[chunk], step * signs, out=adversaries[chunk])
         np.clip(moved, *clip, out=moved)
+    if model.compute_dtype == "float16" and eps > 0:
+        still = (adversaries == images).reshape(len(images), -1).all(axis=1)
+        if still.any():
+            warnings.warn(
+                f"the loss's gradient underflows to zero in the float16 of model "
+                f"{model.name!r}; loss='cross_entropy' attacks what withstands it so",
+                stacklevel=2,
+            )
     return adversaries
 
 
-def check_attack(name: str, images: np.ndarray, eps: float, clip) -> tuple:
+def check_attack(
+    name: str, images: np.ndarray, eps: float, clip: tuple[float, float] | None
+) -> tuple[np.ndarray, np.float32, tuple[float, float]]:
     """Return what every attack takes, images, eps and clip, as float32, or raise."""
     images = checks.real_array(name, images, np.float32)
     if images.ndim < 2 or images.size == 0:

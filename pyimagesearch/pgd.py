@@ -1,5 +1,6 @@
 """The iterated attack: BIM, PGD and one step from a random start."""
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -17,7 +18,7 @@ from pyimagesearch.fgsm import (
 
 
 def projected_gradient_descent(
-    model,
+    model: keras.Model,
     images: np.ndarray,
     labels: np.ndarray,
     eps: float = 2 / 255.0,

@@ -13,9 +13,9 @@ import keras
 import numpy as np
 
 from pyimagesearch.datasets import Split
-from pyimagesearch.experiment import replacing
 from pyimagesearch.fgsm import predict_logits
 from pyimagesearch.pgd import projected_gradient_descent, shrinking_steps
+from pyimagesearch.runs import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

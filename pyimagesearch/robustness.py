@@ -9,13 +9,14 @@ import json
 import sys
 import time
 import warnings
+from argparse import Namespace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from pyimagesearch import checks, experiment
+from pyimagesearch import checks, experiment, runs
 from pyimagesearch.datasets import Split
 
 if TYPE_CHECKING:
@@ -263,7 +264,7 @@ def _attacks(model, substitute, judged, steps, clip, rng):
 
 
 def print_honest_check(
-    model: "keras.Model", test: Split, eps: float, old: float
+    model: "keras.Model", test: Split, eps: float, old: float, run: runs.Run
 ) -> None:
     """Print what is left of a fine-tuned network when it is attacked as it is now.
 
@@ -272,6 +273,7 @@ def print_honest_check(
         test: Test images and one-hot labels.
         eps: Largest change of a pixel.
         old: Accuracy on adversaries made before fine-tuning.
+        run: The run that gets the figures.
     """
     from pyimagesearch.fgsm import generate_image_adversary
     from pyimagesearch.pgd import projected_gradient_descent, shrinking_steps
@@ -288,7 +290,7 @@ def print_honest_check(
     ]:
         attacked = attack(model, images, labels), labels
         name = f"fresh adversarial images, {name}"
-        results.append(experiment.report(name, model, attacked))
+        results.append(experiment.report(name, model, attacked, run))
     print(
         f"[INFO] in short: correct are {old:.1%} of the adversarial images made before "
         f"fine-tuning,\n[INFO] {results[0]:.1%} of fresh ones of the same kind, and "
@@ -296,9 +298,8 @@ def print_honest_check(
     )
 
 
-def main():
+def main(options: Namespace) -> None:
     """Evaluate saved models side by side."""
-    options = _parse_options()
     experiment.import_tensorflow()
     import keras
 
@@ -338,7 +339,8 @@ def main():
         save_pictures(options.output, models, data, eps, clip)
 
 
-def _parse_options():
+def parse_options() -> Namespace:
+    """Parse the command line, before TensorFlow is loaded."""
     parser = experiment.make_parser(__doc__.splitlines()[0])
     parser.usage = "python -m pyimagesearch.robustness MODEL.keras [...] [option ...]"
     add = parser.add_argument
@@ -413,10 +415,10 @@ def _write(reports, options):
     names = ("models", "data", "images", "range", "transfer", "seed")
     results = {name: getattr(options, name) for name in names}
     rows = {name: [row._asdict() for row in reports[name]] for name in reports}
-    with experiment.replacing(options.output / "robustness.json") as path:
+    with runs.replacing(options.output / "robustness.json") as path:
         text = json.dumps({**results, "results": rows}, indent=2, allow_nan=False)
         path.write_text(f"{text}\n")
-    with experiment.replacing(options.output / "robustness.csv") as path:
+    with runs.replacing(options.output / "robustness.csv") as path:
         lines = [{"model": name, **row} for name in rows for row in rows[name]]
         with path.open("w", newline="") as file:
             writer = csv.DictWriter(file, lines[0])
@@ -425,4 +427,4 @@ def _write(reports, options):
 
 
 if __name__ == "__main__":
-    experiment.run(main)
+    experiment.run(main, parse_options)

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from argparse import Namespace
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -15,6 +15,9 @@ from pyimagesearch.datagen import Attack, Batches, in_step
 from pyimagesearch.datasets import Split
 from pyimagesearch.fgsm import generate_image_adversary
 from pyimagesearch.pgd import projected_gradient_descent
+from pyimagesearch.runs import Run
+
+PHASES = ("training", "fine-tuning")
 
 
 def shuffled_batches(data: Split, batch_size: int, rng: checks.Seed) -> Batches:
@@ -26,57 +29,79 @@ def shuffled_batches(data: Split, batch_size: int, rng: checks.Seed) -> Batches:
         yield images[rows], labels[rows]
 
 
-def fit(model: keras.Model, data: Split, options: Namespace, phase: int, **kwargs):
+def fit(model: keras.Model, data: Split, run: Run, phase: int, **kwargs) -> None:
     """Call `model.fit` on images and labels, shuffled anew for each epoch.
 
     Keras's own `shuffle=True` repeats one order in every epoch once
     `keras.utils.set_random_seed` was called. Arguments as for `fit_batches`.
     """
-    make_batches = partial(shuffled_batches, data, options.batch_size)
-    steps = math.ceil(len(data[0]) / options.batch_size)
-    fit_batches(model, make_batches, steps, options, phase, **kwargs)
+    make_batches = partial(shuffled_batches, data, run.options.batch_size)
+    steps = math.ceil(len(data[0]) / run.options.batch_size)
+    fit_batches(model, make_batches, steps, run, phase, **kwargs)
 
 
 def fit_batches(
     model: keras.Model,
     make_batches: Callable[..., Batches],
     steps: int,
-    options: Namespace,
+    run: Run,
     phase: int,
+    epochs: int,
     **kwargs,
-):
+) -> None:
     """Call `model.fit`, in step, on a batch generator that is made anew for each epoch.
 
     Args:
         model: A compiled model.
         make_batches: A function that takes `rng=` and returns a batch generator.
         steps: Batches in an epoch.
-        options: `seed` and `verbose` of the run.
+        run: The run; it may have done some of the epochs, or all, when it was killed.
+            Of its options `seed` and `verbose` count here.
         phase: The number of this training in the run; each has its own randomness.
+        epochs: How many epochs are to have been done in the end.
         **kwargs: More for `model.fit`.
     """
+    done = run.restore(model, PHASES[phase])
+    if done == epochs:
+        return
 
     def batches():
-        for epoch in itertools.count(kwargs.get("initial_epoch", 0)):
+        for epoch in itertools.count(done):
             yield from itertools.islice(
-                make_batches(rng=(options.seed, phase, epoch)), steps
+                make_batches(rng=(run.options.seed, phase, epoch)), steps
             )
-
-    def seed_dropout(epoch, logs):
-        rng = np.random.default_rng((options.seed, phase, epoch))
-        for layer in model.layers:
-            if isinstance(layer, keras.layers.Dropout):
-                layer.seed_generator.state.assign(rng.integers(2**31, size=2))
 
     model.fit(
         in_step(batches()),
+        initial_epoch=done,
+        epochs=epochs,
         steps_per_epoch=steps,
-        callbacks=[keras.callbacks.LambdaCallback(on_epoch_begin=seed_dropout)],
+        callbacks=[_Epochs(run, phase)],
         shuffle=False,
         validation_batch_size=512,
-        verbose=options.verbose,
+        verbose=run.options.verbose,
         **kwargs,
     )
+
+
+class _Epochs(keras.callbacks.Callback):
+    """Seeds dropout at the start of an epoch, and saves the run at its end."""
+
+    def __init__(self, run, phase):
+        super().__init__()
+        self.run, self.phase = run, phase
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.started = time.perf_counter()
+        rng = np.random.default_rng((self.run.options.seed, self.phase, epoch))
+        for layer in self.model.layers:
+            if isinstance(layer, keras.layers.Dropout):
+                layer.seed_generator.state.assign(rng.integers(2**31, size=2))
+
+    def on_epoch_end(self, epoch, logs=None):
+        seconds = time.perf_counter() - self.started
+        row = {"phase": PHASES[self.phase], "epoch": epoch + 1, "seconds": seconds}
+        self.run.save(self.model, row | logs)
 
 
 def make_attack(name: str, eps: float, rng: np.random.Generator) -> Attack:
@@ -117,7 +142,7 @@ def prepare_robust(
 ) -> keras.optimizers.schedules.LearningRateSchedule:
     """Switch dropout off, and return a learning rate that rises and falls once.
 
-    The rate peaks at thirty times the tutorial's.
+    The rate peaks at fifty times the tutorial's.
 
     Args:
         model: A network that is compiled afterwards.

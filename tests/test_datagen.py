@@ -1,8 +1,11 @@
+import contextlib
 import functools
 import gc
 import inspect
 import itertools
+import threading
 import tracemalloc
+import weakref
 
 import keras
 import numpy as np
@@ -259,6 +262,48 @@ def test_endless_run_does_not_grow_or_retrace(model, images, labels):
     tracemalloc.stop()
     assert grown < 50_000
     assert len(traced) == 1
+
+
+def test_two_generators_and_a_thread_share_a_model(model, images, one_hot):
+    calls = threading.Event()
+
+    def call_the_model():
+        while not calls.is_set():
+            generate_image_adversary(model, images, one_hot, 0.1)
+            model(images)
+
+    def train(with_company):
+        keras.utils.set_random_seed(1)
+        model.set_weights(weights)
+        model.compile("adam", "categorical_crossentropy")
+        one, other = (
+            generate_mixed_adverserial_batch(model, 8, images, one_hot, DIMS, rng=seed)
+            for seed in (1, 2)
+        )
+        for _ in range(3):
+            assert not np.array_equal(next(one)[0], next(other)[0])
+        with contextlib.ExitStack() as stack:
+            if with_company:
+                caller = threading.Thread(target=call_the_model)
+                stack.callback(caller.join)
+                stack.callback(calls.set)
+                caller.start()
+            model.fit(in_step(one), steps_per_epoch=30, shuffle=False, verbose=0)
+        return model.get_weights()
+
+    weights = model.get_weights()
+    for alone, in_company in zip(train(False), train(True), strict=True):
+        np.testing.assert_array_equal(alone, in_company)
+
+
+def test_model_of_a_generator_can_be_freed(images, one_hot):
+    model = build_classifier()
+    batches = generate_mixed_adverserial_batch(model, 8, images, one_hot, DIMS)
+    next(batches)
+    reference = weakref.ref(model)
+    del model, batches
+    gc.collect()
+    assert reference() is None
 
 
 def colour_classifier():

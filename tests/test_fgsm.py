@@ -299,6 +299,20 @@ def test_other_dtype_policies(policy, images, one_hot):
     assert (moved > 0).mean() > 0.9
 
 
+def test_float16_warns_where_the_gradient_underflows(images, one_hot):
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = build_classifier()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    kernel, bias = model.layers[-1].get_weights()
+    model.layers[-1].set_weights([50 * kernel, bias])  # sure of itself
+    with pytest.warns(UserWarning, match=r"underflows .*loss='cross_entropy'"):
+        generate_image_adversary(model, images, one_hot, 0.1)
+    moved = generate_image_adversary(model, images, one_hot, 0.1, loss="cross_entropy")
+    assert (moved != images).mean() > 0.9
+
+
 def test_model_without_a_gradient(images, one_hot):
     rounds = keras.Sequential(
         [

@@ -78,12 +78,12 @@ def test_options_are_answered_before_tensorflow_is_loaded():
     cases += [(SCRIPTS[0], ["--split", "0.5"]), (SCRIPTS[1], ["--honest"])]
     cases += [(script, ["--help"]) for script in (*SCRIPTS, COMMAND)]
     code = f"""
-import importlib, sys
+import runpy, sys
 for script, options in {cases!r}:
     sys.argv = [script + ".py", *options]
     print("$", *sys.argv, file=sys.stderr)
     try:
-        importlib.import_module(script).main()
+        runpy.run_module(script, run_name="__main__")
     except SystemExit as exit:
         print("exit status", exit.code, file=sys.stderr)
 assert not {{"tensorflow", "keras", "sklearn"}} & set(sys.modules)

@@ -309,6 +309,24 @@ def test_transfer_fools_a_network_that_it_never_saw(digits):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision_leaves_the_same_accuracy(policy, digits):
+    model, _, (images, labels) = digits
+    keras.config.set_dtype_policy(policy)
+    try:
+        mixed = SimpleCNN.build(28, 28, 1, 10)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    mixed.set_weights(model.get_weights())
+    rows, mixed_rows = (
+        by_attack(quick(m, images, labels, 0.03), 0.03) for m in (model, mixed)
+    )
+    assert 0.05 < rows["worst case"].accuracy < 0.95
+    for name, row in rows.items():
+        assert mixed_rows[name].accuracy == pytest.approx(row.accuracy, abs=0.01)
+
+
+@pytest.mark.slow
 def test_substitute_learns_the_answers():
     images = np.random.default_rng(0).random((300, 6, 6, 1)) * 0.5
     images = images + np.random.default_rng(1).random((300, 1, 1, 1)) * 9.5
@@ -374,7 +392,7 @@ def run_command(capsys, monkeypatch, *options):
     monkeypatch.setattr(sys, "argv", ["robustness", *map(str, options)])
     status = 0
     try:
-        robustness.main()
+        robustness.main(robustness.parse_options())
     except SystemExit as exit:
         status = exit.code
     return status, *capsys.readouterr()

@@ -4,9 +4,21 @@ from functools import partial
 import keras
 import numpy as np
 
+from pyimagesearch.runs import Run
 from pyimagesearch.training import attack_shifted, fit, fit_batches
 
-OPTIONS = Namespace(batch_size=4, seed=5, verbose=0)
+OPTIONS = Namespace(batch_size=4, seed=5, verbose=0, output=None)
+
+
+class KilledRun(Run):
+    """A run that was killed when it had done some epochs."""
+
+    def __init__(self, options, done):
+        super().__init__(options, None)
+        self.done = done
+
+    def restore(self, model, phase):
+        return self.done
 
 
 class Recorder(keras.Model):
@@ -26,16 +38,16 @@ class Recorder(keras.Model):
         return {"loss": 0.0}
 
 
-def record(fit_phase, initial_epoch=0, options=OPTIONS):
+def record(fit_phase, done=0, options=OPTIONS):
     model = Recorder()
     model.compile(run_eagerly=True)
-    fit_phase(model, options, initial_epoch=initial_epoch)
+    fit_phase(model, KilledRun(options, done))
     return model.rows, np.array(model.kept)
 
 
-def fit_arrays(model, options, phase=0, **kwargs):
+def fit_arrays(model, run, phase=0):
     numbers = np.arange(10, dtype=np.float32)
-    fit(model, (numbers, numbers), options, phase, epochs=3, **kwargs)
+    fit(model, (numbers, numbers), run, phase, epochs=3)
 
 
 def test_epochs_shuffle_all_images_in_orders_of_their_own():
@@ -52,7 +64,7 @@ def test_an_epoch_depends_on_seed_phase_and_its_number_alone():
     again, kept_again = record(fit_arrays)
     assert again == rows
     np.testing.assert_array_equal(kept_again, kept)
-    resumed, kept_resumed = record(fit_arrays, initial_epoch=1)
+    resumed, kept_resumed = record(fit_arrays, done=1)
     assert resumed == rows[3:]
     np.testing.assert_array_equal(kept_resumed, kept[3:])
     assert record(partial(fit_arrays, phase=1))[0] != rows
@@ -61,14 +73,14 @@ def test_an_epoch_depends_on_seed_phase_and_its_number_alone():
     )
 
 
-def fit_generator(model, options, **kwargs):
+def fit_generator(model, run):
     def make_batches(rng):
         rng = np.random.default_rng(rng)
         while True:
             numbers = rng.integers(1000, size=4).astype(np.float32)
             yield numbers, numbers
 
-    fit_batches(model, make_batches, 2, options, 1, epochs=3, **kwargs)
+    fit_batches(model, make_batches, 2, run, 1, epochs=3)
 
 
 def test_batches_of_an_epoch_depend_on_seed_phase_and_its_number_alone():
@@ -78,7 +90,7 @@ def test_batches_of_an_epoch_depend_on_seed_phase_and_its_number_alone():
         rng = np.random.default_rng((5, 1, epoch))
         expected = [rng.integers(1000, size=4).tolist() for _ in range(2)]
         assert rows[2 * epoch : 2 * epoch + 2] == expected
-    resumed, kept_resumed = record(fit_generator, initial_epoch=1)
+    resumed, kept_resumed = record(fit_generator, done=1)
     assert resumed == rows[2:]
     np.testing.assert_array_equal(kept_resumed, kept[2:])
 

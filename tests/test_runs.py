@@ -1,0 +1,196 @@
+"""The run folder: what it holds, and that a killed run goes on as if never killed."""
+
+import contextlib
+import csv
+import errno
+import importlib
+import json
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pyimagesearch import experiment, plotting, runs
+
+pytestmark = pytest.mark.slow
+FIRST, SECOND = "train_adversarial_defense", "train_mixed_adversarial_defense"
+ROOT = Path(__file__).parent.parent
+SAVES_WITHOUT_PICTURES = 3 * 2 + 2 + 1  # state and history an epoch, networks, results
+
+
+class PowerLoss(BaseException):
+    """Ends a run where nothing may tidy up after it."""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(3, size=300)
+    images = rng.integers(60, size=(300, 8, 8), dtype=np.uint8)
+    images += np.uint8(120 * np.repeat(np.eye(3, 4), 2, axis=1)[labels])[:, np.newaxis]
+    path = tmp_path_factory.mktemp("data") / "tiny.npz"
+    arrays = {"x_train": images[:200], "y_train": labels[:200]}
+    np.savez(path, **arrays, x_test=images[200:], y_test=labels[200:])
+    return path
+
+
+@pytest.fixture
+def run_script(data, monkeypatch, capsys):
+    """Return a function that runs a script in this process, without its pictures."""
+
+    def run(script, *options):
+        monkeypatch.syspath_prepend(ROOT)
+        monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+        arguments = ["--data", data, "--epochs", 2, "--fine-tune-epochs", 1, *options]
+        monkeypatch.setattr(sys, "argv", [f"{script}.py", *map(str, arguments)])
+        monkeypatch.setattr(plotting, "save_pictures", lambda *_: None)
+        module, status = importlib.import_module(script), 0
+        mixed = script == SECOND
+        try:
+            experiment.run(
+                module.main, lambda: experiment.parse_options("a script", mixed)
+            )
+        except SystemExit as exit:
+            status = exit.code
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def results(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+@contextlib.contextmanager
+def failing(monkeypatch, save, error, torn):
+    """Let a run's n-th save end in an error: half-written, or before its rename."""
+    replacing, count = runs.replacing, 0
+
+    @contextlib.contextmanager
+    def replacing_until_failure(path):
+        nonlocal count
+        count += 1
+        if count == save and torn:
+            path.with_name(f".partial-{path.name}").write_bytes(b"PK\3\4 torn")
+            raise error
+        with contextlib.ExitStack() as stack:
+            yield stack.enter_context(replacing(path))
+            if count == save:
+                stack.pop_all()  # nothing is tidied up
+                raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "replacing", replacing_until_failure)
+        yield
+
+
+@pytest.mark.parametrize("script", [FIRST, SECOND])
+def test_folder_of_a_finished_run(script, run_script, tmp_path):
+    status, printed, _ = run_script(script, "--output", tmp_path / "run", "--seed", 3)
+    assert status == 0
+    names = {"trained.keras", "defended.keras", "history.csv", "results.json"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == names
+    saved = results(tmp_path / "run")
+    assert saved["settings"]["script"] == f"{script}.py"
+    assert saved["settings"]["--seed"] == 3
+    assert set(saved["versions"]) == {"python", "tensorflow", "keras", "numpy"}
+    assert saved["seconds"]["run"] > saved["seconds"]["training"] > 0
+    assert len(saved["figures"]) == 7
+    for what, figures in saved["figures"].items():
+        line = f"loss: {figures['loss']:.4f}, acc: {figures['accuracy']:.4f}"
+        assert f"[INFO] {what}:\n[INFO] {line}\n" in printed
+    with (tmp_path / "run" / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["phase"], row["epoch"]) for row in rows] == [
+        ("training", "1"),
+        ("training", "2"),
+        ("fine-tuning", "1"),
+    ]
+    assert all(float(row["accuracy"]) > 0 for row in rows)
+    assert float(rows[1]["val_accuracy"]) == pytest.approx(
+        saved["figures"]["normal testing images"]["accuracy"]
+    )
+
+
+def test_finished_run_is_replaced_only_by_force(run_script, tmp_path):
+    run_script(FIRST, "--output", tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    status, _, error = run_script(FIRST, "--output", tmp_path, "--seed", 1)
+    assert status == 2
+    assert "holds a finished run" in error and "--force" in error
+    assert len(error.splitlines()) == 1
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    options = ["--output", tmp_path, "--seed", 1, "--force"]
+    assert run_script(FIRST, *options)[0] == 0
+    assert results(tmp_path)["settings"]["--seed"] == 1
+
+
+def test_somebody_elses_network_is_not_overwritten(run_script, tmp_path):
+    (tmp_path / "trained.keras").write_text("precious")
+    status, _, error = run_script(FIRST, "--output", tmp_path)
+    assert status == 2
+    assert "trained.keras" in error and len(error.splitlines()) == 1
+    assert (tmp_path / "trained.keras").read_text() == "precious"
+
+
+@pytest.mark.parametrize("torn", [True, False])
+def test_run_killed_at_any_save_goes_on(torn, run_script, tmp_path, monkeypatch):
+    run_script(SECOND, "--output", tmp_path / "whole")
+    whole = results(tmp_path / "whole")
+    for save in range(1, SAVES_WITHOUT_PICTURES + 1):
+        folder = tmp_path / str(save)
+        with (
+            failing(monkeypatch, save, PowerLoss(), torn),
+            pytest.raises(PowerLoss),
+        ):
+            run_script(SECOND, "--output", folder)
+        assert run_script(SECOND, "--output", folder)[0] == 0
+        assert results(folder)["figures"] == whole["figures"]
+        names = {path.name for path in (tmp_path / "whole").iterdir()}
+        assert {path.name for path in folder.iterdir()} == names
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "says"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted; the same command goes on"),
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "No space left"),
+    ],
+)
+def test_interrupt_and_full_disk_are_one_line(
+    error, status, says, run_script, tmp_path, monkeypatch
+):
+    options = ["--output", tmp_path, "--quiet"]
+    with failing(monkeypatch, 3, error, torn=True):  # in the second epoch
+        got, _, line = run_script(FIRST, *options)
+    assert got == status
+    assert says in line and "goes on after the last finished epoch" in line
+    assert len(line.strip().splitlines()) == 1
+    status, _, line = run_script(FIRST, *options, "--seed", 1, "--eps", 0.2)
+    assert status == 2 and len(line.splitlines()) == 1
+    assert "--seed 0, not 1" in line and "--eps 0.1, not 0.2" in line
+    status, printed, _ = run_script(FIRST, *options)
+    assert status == 0
+    assert "[INFO] going on after epoch 1 of training\n" in printed
+
+
+def test_torn_state_is_one_line_and_can_be_replaced(run_script, tmp_path):
+    (tmp_path / "state.npz").write_bytes(b"PK\3\4 torn")
+    status, _, error = run_script(FIRST, "--output", tmp_path)
+    assert status == 2 and len(error.splitlines()) == 1
+    assert "state.npz cannot be read" in error and "--force" in error
+    assert run_script(FIRST, "--output", tmp_path, "--force")[0] == 0
+
+
+def test_file_is_replaced_as_a_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "file"
+    with runs.replacing(path) as temporary:
+        temporary.write_text("first")
+        assert not path.exists()
+    with pytest.raises(ZeroDivisionError), runs.replacing(path) as temporary:
+        temporary.write_text("seco")
+        raise ZeroDivisionError
+    assert path.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [path]
