@@ -12,13 +12,21 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 def positive_integer(name: str, value: int) -> int:
     """Return `value` as an int, or raise."""
+    message = f"{name} must be a positive integer, got {shown(value)}"
     try:
         number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be a positive integer, got {value!r}") from None
-    if isinstance(value, bool) or number < 1:
-        raise ValueError(f"{name} must be a positive integer, got {value!r}")
+    except Exception:  # any kind, where it is up to the value's own code
+        raise TypeError(message) from None
+    if isinstance(value, bool) or not 1 <= number < 2**31:
+        raise ValueError(message)
     return number
+
+
+def truth(name: str, value: bool) -> bool:
+    """Return `value` as a bool, or raise."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, got {shown(value)}")
+    return bool(value)
 
 
 def number_in(
@@ -27,11 +35,13 @@ def number_in(
     """Return `value` as a float from `low` to `high`, or raise."""
     try:
         number = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a number, got {value!r}") from None
+    except OverflowError:
+        number = np.inf
+    except Exception:  # any kind, where it is up to the value's own code
+        raise TypeError(f"{name} must be a number, got {shown(value)}") from None
     if not low <= number <= high:  # nor NaN
         raise ValueError(
-            f"{name} must be from {low:.10g} to {high:.10g}, got {value!r}"
+            f"{name} must be from {low:.10g} to {high:.10g}, got {shown(value)}"
         )
     return number
 
@@ -40,7 +50,11 @@ def real_array(
     name: str, values: npt.ArrayLike, dtype: npt.DTypeLike = None
 ) -> np.ndarray:
     """Return `values` as an array of real numbers, finite as `dtype`, or raise."""
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except Exception:  # any kind, where it is up to the values' own code
+        got = shown(values)
+        raise TypeError(f"{name} must be an array of numbers, got {got}") from None
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name} must hold real numbers, got an array of {array.dtype}")
     with np.errstate(over="ignore"):
@@ -60,8 +74,14 @@ def generator(rng: Seed | None) -> np.random.Generator:
         rng = np.random.randint(2**32, size=4, dtype=np.uint32)
     try:
         return np.random.default_rng(rng)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"rng must be a seed or a Generator, got {rng!r}") from None
+    except Exception as error:
+        kind = ValueError if isinstance(error, ValueError) else TypeError
+        raise kind(f"rng must be a seed or a Generator, got {shown(rng)}") from None
+
+
+def shown(value: object, length: int = 80) -> str:
+    """Return what a value looks like, in one line of at most `length` characters."""
+    return one_line(ValueError(repr(value)), length)
 
 
 def one_line(error: Exception, length: int = 300) -> str:

@@ -77,12 +77,14 @@ def generate_mixed_adverserial_batch(
             of another shape.
     """
     total = checks.positive_integer("total", total)
-    if np.shape(dims) != (3,):
-        raise ValueError(f"dims must be (height, width, channels), got {dims!r}")
+    if checks.real_array("dims", dims).shape != (3,):
+        got = checks.shown(dims)
+        raise ValueError(f"dims must be (height, width, channels), got {got}")
     dims = tuple(checks.positive_integer("dims", size) for size in dims)
     # Arrays stay where they are, on disk even; lists and tensors are converted once.
-    if not hasattr(images, "dtype") or hasattr(images, "numpy"):
-        images = np.asarray(images)
+    is_array = hasattr(images, "dtype") and hasattr(images, "shape")
+    if not is_array or hasattr(images, "numpy"):
+        images = checks.real_array("images", images)
     shapes = [dims, (math.prod(dims),)] + [dims[:2]] * (dims[2] == 1)
     if tuple(images.shape[1:]) not in shapes or not images.shape:
         wanted = f"shape (n,) + {dims}, or flat {(math.prod(dims),)}"
@@ -93,10 +95,10 @@ def generate_mixed_adverserial_batch(
     if max(normal_total, total - normal_total) > len(images):
         limit = f"so that no half exceeds the {len(images)} images"
         raise ValueError(f"total must be smaller, {limit}, got {total} (split {split})")
-    labels = np.asarray(labels)
+    labels = checks.real_array("labels", labels)
     match_labels("labels", labels, len(images), example_output(model, dims).shape[1:])
     if not callable(attack):
-        raise TypeError(f"attack must be a function, got {attack!r}")
+        raise TypeError(f"attack must be a function, got {checks.shown(attack)}")
     rng = checks.generator(rng)
 
     def draw(count):
@@ -153,12 +155,20 @@ def in_step(batches: Batches) -> tf.data.Dataset:
         The data set of these batches.
 
     Raises:
+        TypeError: If it is no iterator, or not of tuples.
         ValueError: If there is no batch.
     """
-    batches = iter(batches)
+    try:
+        batches = iter(batches)
+    except Exception:
+        got = checks.shown(batches)
+        raise TypeError(f"batches must be an iterator, got {got}") from None
     first = next(batches, None)
     if first is None:
         raise ValueError("batches must be an iterator of batches, got an empty one")
+    if not isinstance(first, tuple | list):
+        got = checks.shown(first)
+        raise TypeError(f"batches must yield tuples of arrays, got {got}")
     return _InStep(itertools.chain([first], batches), first)
 
 

@@ -6,11 +6,12 @@ import sys
 import threading
 import time
 import zipfile
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
 
-from pyimagesearch.checks import one_line
+from pyimagesearch.checks import one_line, shown
 
 _KERAS_NAMES = ("mnist", "fashion_mnist", "cifar10")
 NAMES = (*_KERAS_NAMES, "digits")
@@ -34,9 +35,12 @@ def load(data: str) -> tuple[Split, Split]:
         `(n, h, w, c)` in [0, 1] and one-hot float32 labels `(n, classes)`.
 
     Raises:
+        TypeError: If `data` is neither a name nor a path.
         ConnectionError: If the data are not at hand and cannot be downloaded.
         ValueError: If the file cannot be read or holds anything else.
     """
+    if not isinstance(data, str | PathLike):
+        raise TypeError(f"data must be a name or a path, got {shown(data)}")
     if data == "digits":
         arrays = _load_digits()
     elif data in _KERAS_NAMES:

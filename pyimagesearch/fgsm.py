@@ -64,8 +64,10 @@ def generate_image_adversary(
     Source: Goodfellow et al., "Explaining and harnessing adversarial examples", 2015.
     """
     images, eps, clip = check_attack("image", image, eps, clip)
-    step = np.float32(-eps if targeted else eps)
-    sign, targets = prepare_attack(gradient_sign, model, images, label, loss)
+    step = np.float32(-eps if checks.truth("targeted", targeted) else eps)
+    sign, targets = prepare_attack(
+        gradient_sign, model, images, label, loss, name="label"
+    )
     adversaries = np.empty_like(images)
     for chunk in chunks(images):
         signs = sign(tf.constant(images[chunk]), tf.constant(targets[chunk])).numpy()
@@ -93,8 +95,9 @@ def check_attack(
         )
     low, high = -np.inf, np.inf
     if clip is not None:
-        if np.shape(clip) != (2,):
-            raise ValueError(f"clip must be (low, high) or None, got {clip!r}")
+        if checks.real_array("clip", clip).shape != (2,):
+            got = checks.shown(clip)
+            raise ValueError(f"clip must be (low, high) or None, got {got}")
         low = checks.number_in("clip's low", clip[0])
         high = checks.number_in("clip's high", clip[1], low)
     return images, np.float32(checks.number_in("eps", eps, low=0)), (low, high)
@@ -157,16 +160,19 @@ def prepare_attack(
     label: np.ndarray,
     loss: Loss,
     *more: tf.TensorSpec,
+    name: str = "labels",
 ) -> tuple[Callable, np.ndarray]:
     """Compile `function(network, images, targets, ...)`; return it and the targets.
 
     The result takes tensors `images`, `targets` and those that `more` describes. It is
     compiled once for a model, a loss and a shape of images, for any number of them.
-    Arguments and errors are those of `generate_image_adversary`, with float32 images.
+    Arguments and errors are those of `generate_image_adversary`, with float32 images;
+    `name` is what its caller calls the labels.
     """
     _check_model(model)
     if not isinstance(loss, str) and not callable(loss):
-        raise ValueError(f"loss must be a Keras loss or its name, got {loss!r}")
+        got = checks.shown(loss)
+        raise ValueError(f"loss must be a Keras loss or its name, got {got}")
     functions = _compiled.setdefault(model, {})
     parts = tuple(map(id, [*model.layers, *model.variables]))
     key = (function, loss, images.shape[1:], parts)
@@ -180,7 +186,7 @@ def prepare_attack(
         # Traced here and now: TensorFlow warns of functions that are traced at a call.
         functions[key] = compiled.get_concrete_function(), shape
     compiled, shape = functions[key]
-    targets = match_labels("label", label, len(images), shape)
+    targets = match_labels(name, label, len(images), shape)
     if targets.dtype == np.int64:
         targets = np.eye(shape[-1], dtype=np.float32)[targets]
     return compiled, targets
@@ -218,6 +224,8 @@ def _network(model, loss, example):
         if takes_class_ids:
             targets = tf.argmax(targets, axis=-1)
         values = loss_function(targets, tf.cast(output, tf.float32))
+        if not tf.is_tensor(values):
+            raise TypeError(f"loss must return a tensor, got {checks.shown(values)}")
         if values.shape.rank == 0:  # averaged after all: undo the division
             values *= tf.cast(tf.shape(output)[0], values.dtype)
         return values

@@ -79,7 +79,9 @@ def projected_gradient_descent(
     step_sizes = checks.real_array("step_size", step_size, np.float32)
     if step_sizes.shape not in ((), (steps,)) or (step_sizes < 0).any():
         wanted = f"a number from 0, or an array of {steps} of them"
-        raise ValueError(f"step_size must be {wanted}, got {step_size!r}")
+        raise ValueError(f"step_size must be {wanted}, got {checks.shown(step_size)}")
+    random_start = checks.truth("random_start", random_start)
+    targeted = checks.truth("targeted", targeted)
     step_sizes = np.broadcast_to(-step_sizes if targeted else step_sizes, steps)
     if checks.positive_integer("restarts", restarts) > 1 and not random_start:
         raise ValueError(f"restarts must be 1 without a random start, got {restarts}")

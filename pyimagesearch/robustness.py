@@ -112,7 +112,8 @@ def evaluate_robustness(
     if images.min() < low or images.max() > high:
         got = f"values from {images.min():g} to {images.max():g}"
         raise ValueError(f"images must lie in clip, {low:g} to {high:g}, got {got}")
-    all_eps = [checks.number_in("eps", e, 0, width) for e in np.ravel(eps).tolist()]
+    all_eps = checks.real_array("eps", eps).ravel().tolist()
+    all_eps = [checks.number_in("eps", value, 0, width) for value in all_eps]
     all_eps = list(dict.fromkeys(all_eps))
     judged, targets = fgsm.prepare_attack(
         fgsm.judge, model, images, labels, "cross_entropy"

@@ -139,7 +139,7 @@ class Run:
             ("optimizer", model.optimizer.variables),
         ]:
             for i, variable in enumerate(variables):
-                self._arrays[f"{kind}_{i:05}"] = variable.numpy()
+                self._arrays[f"{kind}_{i:05}"] = variable.value.numpy()
         meta = {
             "settings": self._settings,
             "history": self.history,

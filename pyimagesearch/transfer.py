@@ -49,7 +49,10 @@ def train_substitute(
     if answers.shape != (len(images),) or (ids != answers).any() or ids.min() < 0:
         wanted = f"{len(images)} class ids from 0"
         raise ValueError(f"answers must be {wanted}, got shape {answers.shape}")
-    classes = classes or max(2, int(ids.max()) + 1)
+    if classes is None:
+        classes = max(2, int(ids.max()) + 1)
+    if checks.positive_integer("classes", classes) <= ids.max():
+        raise ValueError(f"answers must be below classes {classes}, got {ids.max()}")
     height, width, depth = images.shape[1:]
     substitute = keras.Sequential(
         [

@@ -488,7 +488,7 @@ def test_in_step_gives_the_same_weights_again():
         ({"images": np.zeros((20, 35))}, ValueError, r"images .*\(20, 35\)"),
         ({"images": np.zeros(20)}, ValueError, "images"),
         ({"images": np.zeros((20, 6, 1, 6))}, ValueError, r"images .*\(20, 6, 1, 6\)"),
-        ({"images": None}, ValueError, "images"),
+        ({"images": None}, TypeError, "images"),
         ({"images": np.full((20, *DIMS), "a")}, TypeError, "images"),
         ({"images": np.zeros((0, *DIMS)), "labels": []}, ValueError, "total|images"),
         ({"labels": np.zeros(19)}, ValueError, r"labels .*\(19,\)"),

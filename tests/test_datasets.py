@@ -181,6 +181,12 @@ def test_other_layouts_in_memory(tmp_path, save):
     np.testing.assert_allclose(train_images[..., 0] * 255, VALID["x_train"], rtol=1e-6)
 
 
+@pytest.mark.parametrize("data", [None, 3, b"digits", ["digits"], np.zeros(3)])
+def test_data_is_a_name_or_a_path(data):
+    with pytest.raises(TypeError, match="data must be a name or a path"):
+        datasets.load(data)
+
+
 @settings(deadline=None, max_examples=200)
 @given(data=st.data())
 def test_damaged_files_are_refused_or_read(data, tmp_path_factory):

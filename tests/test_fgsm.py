@@ -380,7 +380,7 @@ def two_outputs():
         ({"eps": 1e39}, ValueError, "eps .*1e[+]39"),
         ({"clip": (1, 0)}, ValueError, "clip.*1 .*0"),
         ({"clip": 1}, ValueError, "clip .*1"),
-        ({"clip": (0, np.nan)}, ValueError, "clip.*nan"),
+        ({"clip": (0, np.nan)}, ValueError, "clip.*NaN"),
         ({"clip": ("a", "b")}, TypeError, "clip.*a"),
     ],
 )
