@@ -118,10 +118,10 @@ class Run:
         """Bring a compiled model to where it was in `phase`; return the epochs done."""
         done = sum(row["phase"] == phase for row in self.history)
         if done:
-            _assign(model.weights, self._named(f"{phase}_weight"))
+            self._assign(model.weights, f"{phase}_weight")
         if done and self.history[-1]["phase"] == phase:
             model.optimizer.build(model.trainable_variables)
-            _assign(model.optimizer.variables, self._named("optimizer"))
+            self._assign(model.optimizer.variables, "optimizer")
         return done
 
     def save(self, model: "keras.Model", epoch: dict) -> None:
@@ -138,6 +138,8 @@ class Run:
             (f"{epoch['phase']}_weight", model.weights),
             ("optimizer", model.optimizer.variables),
         ]:
+            for name in self._names(kind):
+                del self._arrays[name]
             for i, variable in enumerate(variables):
                 self._arrays[f"{kind}_{i:05}"] = variable.value.numpy()
         meta = {
@@ -172,13 +174,12 @@ class Run:
             path.write_text(json.dumps(results, indent=2) + "\n")
         self._path.unlink(missing_ok=True)
 
-    def _named(self, kind):
-        return [self._arrays[name] for name in sorted(self._arrays) if kind in name]
+    def _assign(self, variables, kind):
+        for variable, name in zip(variables, self._names(kind), strict=True):
+            variable.assign(self._arrays[name])
 
-
-def _assign(variables, arrays):
-    for variable, array in zip(variables, arrays, strict=True):
-        variable.assign(array)
+    def _names(self, kind):
+        return sorted(name for name in self._arrays if name.startswith(f"{kind}_"))
 
 
 def _settings(options, data):

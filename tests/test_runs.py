@@ -137,7 +137,8 @@ def test_somebody_elses_network_is_not_overwritten(run_script, tmp_path):
 
 @pytest.mark.parametrize("torn", [True, False])
 def test_run_killed_at_any_save_goes_on(torn, run_script, tmp_path, monkeypatch):
-    run_script(SECOND, "--output", tmp_path / "whole")
+    options = ["--recipe", "robust", "--epochs", 1, "--fine-tune-epochs", 2, "--output"]
+    run_script(SECOND, *options, tmp_path / "whole")
     whole = results(tmp_path / "whole")
     for save in range(1, SAVES_WITHOUT_PICTURES + 1):
         folder = tmp_path / str(save)
@@ -145,8 +146,8 @@ def test_run_killed_at_any_save_goes_on(torn, run_script, tmp_path, monkeypatch)
             failing(monkeypatch, save, PowerLoss(), torn),
             pytest.raises(PowerLoss),
         ):
-            run_script(SECOND, "--output", folder)
-        assert run_script(SECOND, "--output", folder)[0] == 0
+            run_script(SECOND, *options, folder)
+        assert run_script(SECOND, *options, folder)[0] == 0
         assert results(folder)["figures"] == whole["figures"]
         names = {path.name for path in (tmp_path / "whole").iterdir()}
         assert {path.name for path in folder.iterdir()} == names
