@@ -255,7 +255,7 @@ def run(main: Callable[[argparse.Namespace], None], parse_options: Callable) -> 
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(1)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
             raise
         print(f"\ncannot write {options.output}: {error}{hint}", file=sys.stderr)
         sys.exit(1)

@@ -7,7 +7,6 @@ there, whenever the run is killed.
 import contextlib
 import csv
 import hashlib
-import importlib.metadata
 import json
 import os
 import platform
@@ -149,21 +148,18 @@ class Run:
         }
         with replacing(self._path) as path:
             np.savez(path, meta=json.dumps(meta), **self._arrays)
-        names = dict.fromkeys(name for row in self.history for name in row)
-        with replacing(self._folder / _HISTORY) as path, path.open("w") as file:
-            writer = csv.DictWriter(file, names, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(self.history)
+        self._write_history()
 
     def finish(self) -> None:
         """Save the results; the run needs no state from then on."""
+        self._write_history()  # which lacks a row if the run was killed just before
         seconds = {"run": time.perf_counter() - self._started}
         for row in self.history:
             phase = row["phase"]
             seconds[phase] = seconds.get(phase, 0.0) + row["seconds"]
         versions = {"python": platform.python_version()}
         for package in ("tensorflow", "keras", "numpy"):
-            versions[package] = importlib.metadata.version(package)
+            versions[package] = sys.modules[package].__version__
         results = {
             "settings": self._settings,
             "versions": versions,
@@ -173,6 +169,13 @@ class Run:
         with replacing(self._folder / _RESULTS) as path:
             path.write_text(json.dumps(results, indent=2) + "\n")
         self._path.unlink(missing_ok=True)
+
+    def _write_history(self):
+        names = dict.fromkeys(name for row in self.history for name in row)
+        with replacing(self._folder / _HISTORY) as path, path.open("w") as file:
+            writer = csv.DictWriter(file, names, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self.history)
 
     def _assign(self, variables, kind):
         for variable, name in zip(variables, self._names(kind), strict=True):
