@@ -17,8 +17,8 @@ from pyimagesearch import experiment, plotting, runs
 pytestmark = pytest.mark.slow
 FIRST, SECOND = "train_adversarial_defense", "train_mixed_adversarial_defense"
 ROOT = Path(__file__).parent.parent
-# Of the ten saves of a run of three epochs without pictures: state and history an epoch,
-# two networks, history, results.
+# Some of the ten saves of a run of three epochs without pictures: two an epoch, of
+# state and history; two networks; history; results.
 SAVES = (2, 3, 5, 7, 10)
 
 
