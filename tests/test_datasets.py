@@ -57,6 +57,10 @@ def test_digits_are_the_size_of_mnist():
     assert train_images.shape == (1437, 28, 28, 1)
     assert test_images.shape == (360, 28, 28, 1)
     assert (train_images.min(), train_images.max()) == (0, 1)
+    for margin in (slice(2), slice(-2, None)):
+        assert (
+            not train_images[:, margin].any() and not train_images[:, :, margin].any()
+        )
     np.testing.assert_allclose(test_labels.sum(axis=0), 36, atol=1)  # stratified
     np.testing.assert_array_equal(train_labels.sum(axis=1), 1)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pyimagesearch import losses
 from pyimagesearch.fgsm import generate_image_adversary
-from pyimagesearch.pgd import projected_gradient_descent
+from pyimagesearch.pgd import projected_gradient_descent, shrinking_steps
 
 
 def answers(model, images):
@@ -367,7 +367,7 @@ def test_arguments_are_left_unchanged(model, images, labels):
     ("changed", "error", "message"),
     [
         ({"images": np.zeros((0, 6, 6, 1))}, ValueError, r"images .*\(0, 6, 6, 1\)"),
-        ({"labels": np.full(20, 3)}, ValueError, "label .*0 to 2.*3"),
+        ({"labels": np.full(20, 3)}, ValueError, "labels .*0 to 2.*3"),
         ({"eps": -0.1}, ValueError, "eps .*-0.1"),
         ({"steps": 0}, ValueError, "steps .*0"),
         ({"steps": 2.5}, TypeError, "steps .*2.5"),
@@ -391,3 +391,10 @@ def test_losses_on_logits_need_classes(images):
     model = keras.Sequential([keras.Input((6, 6, 1)), keras.layers.Conv2D(1, 1)])
     with pytest.raises(ValueError, match=r"'margin' needs a model of classes.*\(6, 6"):
         generate_image_adversary(model, images, images, loss="margin")
+
+
+def test_shrinking_steps_go_from_twice_eps_to_a_hundredth_of_it():
+    sizes = shrinking_steps(0.3, 5)
+    np.testing.assert_allclose(sizes[[0, -1]], [0.6, 0.003])
+    ratios = sizes[1:] / sizes[:-1]
+    np.testing.assert_allclose(ratios, ratios[0])

@@ -272,7 +272,7 @@ def test_model_of_imagenets_size():
         ({"clip": (1, 0)}, ValueError, "clip"),
         ({"eps": [0.1, -0.1]}, ValueError, "eps .*-0.1"),
         ({"steps": 0}, ValueError, "steps .*0"),
-        ({"labels": np.full(20, 3)}, ValueError, "label .*3"),
+        ({"labels": np.full(20, 3)}, ValueError, "labels .*3"),
         ({"model": "m"}, TypeError, "model .*str"),
         ({"rng": "a"}, TypeError, "rng"),
         ({"attacker_images": np.zeros((3, 5, 5, 1))}, ValueError, r"\(5, 5, 1\)"),
