@@ -154,11 +154,12 @@ def test_honest_fine_tuning_has_not_seen_the_test_images(tmp_path):
     assert "has seen these test images" not in honest.stdout
     assert figures(honest)[:2] == figures(seen)[:2]
     assert figures(honest)[3][1] < figures(seen)[3][1]
-    written = {"accuracy.png", "trained.keras", "defended.keras"} | {
+    written = {"accuracy.png", "history.csv", "results.json"} | {
         f"{kind}_{name}.png"
         for kind in ("adversaries", "steps")
         for name in ("trained", "defended")
     }
+    written |= {"trained.keras", "defended.keras"}
     assert {path.name for path in (tmp_path / "run").iterdir()} == written
     assert "saved 5 pictures" in honest.stdout
 
