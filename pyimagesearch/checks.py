@@ -81,10 +81,10 @@ def generator(rng: Seed | None) -> np.random.Generator:
 
 def shown(value: object, length: int = 80) -> str:
     """Return what a value looks like, in one line of at most `length` characters."""
-    return one_line(ValueError(repr(value)), length)
+    return one_line(repr(value), length)
 
 
-def one_line(error: Exception, length: int = 300) -> str:
+def one_line(error: Exception | str, length: int = 300) -> str:
     """Return what an error says in one line of at most `length` characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= length else f"{text[: length - 3]}..."

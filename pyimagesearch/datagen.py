@@ -95,8 +95,8 @@ def generate_mixed_adverserial_batch(
     if max(normal_total, total - normal_total) > len(images):
         limit = f"so that no half exceeds the {len(images)} images"
         raise ValueError(f"total must be smaller, {limit}, got {total} (split {split})")
-    labels = checks.real_array("labels", labels)
     match_labels("labels", labels, len(images), example_output(model, dims).shape[1:])
+    labels = np.asarray(labels)
     if not callable(attack):
         raise TypeError(f"attack must be a function, got {checks.shown(attack)}")
     rng = checks.generator(rng)

@@ -25,7 +25,6 @@ from pyimagesearch.datasets import Split
 if TYPE_CHECKING:
     import keras
 
-MODELS = ("trained", "defended")
 _STATE, _HISTORY, _RESULTS = "state.npz", "history.csv", "results.json"
 
 
@@ -46,9 +45,8 @@ def check_folder(folder: Path) -> None:
     """Raise a ValueError if a run in `folder` would overwrite anything."""
     if (folder / _RESULTS).exists():
         raise ValueError(f"{folder} holds a finished run")
-    names = [f"{name}.keras" for name in MODELS] + [_HISTORY]
     if not (folder / _STATE).exists():
-        for name in names:
+        for name in ("trained.keras", "defended.keras", _HISTORY):
             if (folder / name).exists():
                 raise ValueError(f"{folder} holds a {name} that is not this run's")
 
