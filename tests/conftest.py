@@ -34,6 +34,15 @@ def build_classifier(image_shape=(6, 6, 1), classes=3, activation="softmax"):
     )
 
 
+def under_policy(policy, build, *args):
+    """Build a model under one of Keras's dtype policies."""
+    keras.config.set_dtype_policy(policy)
+    try:
+        return build(*args)
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
 def art_classifier(model, loss):
     """Wrap a model of `build_classifier` for the Adversarial Robustness Toolbox."""
     from art.estimators.classification import TensorFlowV2Classifier

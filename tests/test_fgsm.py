@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import art_classifier, build_classifier
+from conftest import art_classifier, build_classifier, under_policy
 
 from pyimagesearch.fgsm import generate_image_adversary
 
@@ -287,11 +287,7 @@ def as_plain(model):
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "float64"])
 def test_other_dtype_policies(policy, images, one_hot):
-    keras.config.set_dtype_policy(policy)
-    try:
-        model = build_classifier()
-    finally:
-        keras.config.set_dtype_policy("float32")
+    model = under_policy(policy, build_classifier)
     adversaries = generate_image_adversary(model, images, one_hot, 0.1)
     assert adversaries.dtype == np.float32
     moved = np.abs(adversaries - images)
@@ -300,11 +296,7 @@ def test_other_dtype_policies(policy, images, one_hot):
 
 
 def test_float16_warns_where_the_gradient_underflows(images, one_hot):
-    keras.config.set_dtype_policy("mixed_float16")
-    try:
-        model = build_classifier()
-    finally:
-        keras.config.set_dtype_policy("float32")
+    model = under_policy("mixed_float16", build_classifier)
     kernel, bias = model.layers[-1].get_weights()
     model.layers[-1].set_weights([50 * kernel, bias])  # sure of itself
     with pytest.warns(UserWarning, match=r"underflows .*loss='cross_entropy'"):

@@ -10,7 +10,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from conftest import build_classifier
+from conftest import build_classifier, under_policy
 
 from pyimagesearch import datasets, robustness
 from pyimagesearch.datagen import generate_mixed_adversarial_batch, in_step
@@ -312,11 +312,7 @@ def test_transfer_fools_a_network_that_it_never_saw(digits):
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision_leaves_the_same_accuracy(policy, digits):
     model, _, (images, labels) = digits
-    keras.config.set_dtype_policy(policy)
-    try:
-        mixed = SimpleCNN.build(28, 28, 1, 10)
-    finally:
-        keras.config.set_dtype_policy("float32")
+    mixed = under_policy(policy, SimpleCNN.build, 28, 28, 1, 10)
     mixed.set_weights(model.get_weights())
     rows, mixed_rows = (
         by_attack(quick(m, images, labels, 0.03), 0.03) for m in (model, mixed)
