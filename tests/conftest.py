@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from pyimagesearch import datasets
+from pyimagesearch.simplecnn import SimpleCNN
+
 # Two devices to distribute a training over.
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
@@ -50,6 +53,25 @@ def art_classifier(model, loss):
     return TensorFlowV2Classifier(
         model, 3, (6, 6, 1), loss_object=loss, clip_values=(0.0, 1.0)
     )
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """A SimpleCNN trained on scikit-learn's digits, the training and the test data."""
+    keras.utils.set_random_seed(0)
+    train, test = datasets.load("digits")
+    model = SimpleCNN.build(28, 28, 1, 10)
+    model.compile("adam", "categorical_crossentropy", metrics=["accuracy"])
+    model.fit(*train, batch_size=64, epochs=40, verbose=0)
+    return model, train, test
+
+
+@pytest.fixture(scope="session")
+def digits_file(digits, tmp_path_factory):
+    """The path of that network."""
+    path = tmp_path_factory.mktemp("digits") / "trained.keras"
+    digits[0].save(path)
+    return path
 
 
 @pytest.fixture

@@ -118,6 +118,11 @@ def test_folder_of_a_finished_run(script, run_script, tmp_path):
     assert float(rows[1]["val_accuracy"]) == pytest.approx(
         saved["figures"]["normal testing images"]["accuracy"]
     )
+    start = ["--model", tmp_path / "run" / "trained.keras", "--seed", 3]
+    _, from_saved, _ = run_script(script, *start)
+    assert "training network" not in from_saved
+    told = from_saved.index("[INFO] normal testing images:\n")
+    assert printed.endswith(from_saved[told:])
 
 
 def test_finished_run_is_replaced_only_by_force(run_script, tmp_path):

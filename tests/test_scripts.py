@@ -111,7 +111,7 @@ def test_bare_and_offline_it_tells_the_story_on_digits(script, offline):
 
 
 def test_one_seed_gives_one_result():
-    options = ["--data", "digits", "--epochs", "3", "--fine-tune-epochs", "2"]
+    options = ["--data", "digits", "--epochs", "1", "--fine-tune-epochs", "1"]
     options.append("--quiet")
     normal = set()
     for script, seed in [(FIRST, "4"), (SECOND, "5")]:
@@ -145,11 +145,11 @@ def test_short_run_on_mnist(script):
     assert finished.stderr == ""
 
 
-def test_honest_fine_tuning_has_not_seen_the_test_images(tmp_path):
-    options = ["--data", "digits", "--fine-tune-epochs", "15", "--quiet", "--output"]
-    seen = run_script(FIRST, *options, str(tmp_path), "--epochs", "10")
-    start = ["--model", str(tmp_path / "trained.keras"), "--honest"]
-    honest = run_script(FIRST, *options, str(tmp_path / "run"), *start)
+def test_honest_fine_tuning_has_not_seen_the_test_images(digits_file, tmp_path):
+    options = ["--data", "digits", "--model", str(digits_file), "--quiet"]
+    options += ["--fine-tune-epochs", "15"]
+    seen = run_script(FIRST, *options)
+    honest = run_script(FIRST, *options, "--honest", "--output", str(tmp_path / "run"))
     assert "has seen these test images" in seen.stdout
     assert "has seen these test images" not in honest.stdout
     assert figures(honest)[:2] == figures(seen)[:2]
@@ -164,18 +164,12 @@ def test_honest_fine_tuning_has_not_seen_the_test_images(tmp_path):
     assert "saved 5 pictures" in honest.stdout
 
 
-def test_robust_recipe_from_a_saved_network_withstands_pgd(tmp_path):
-    options = ["--data", "digits", "--quiet", "--fine-tune-epochs", "12"]
-    options += ["--epochs", "20"]
-    tutorial = run_script(SECOND, *options, "--output", str(tmp_path))
-    assert {"trained.keras", "defended.keras"} < {p.name for p in tmp_path.iterdir()}
-    options += ["--model", str(tmp_path / "trained.keras")]
-    again, robust = (
-        run_script(SECOND, *options, "--recipe", recipe)
-        for recipe in ("tutorial", "robust")
+def test_robust_recipe_from_a_saved_network_withstands_pgd(digits_file):
+    options = ["--data", "digits", "--model", str(digits_file), "--quiet"]
+    options += ["--fine-tune-epochs", "12", "--recipe"]
+    tutorial, robust = (
+        run_script(SECOND, *options, recipe) for recipe in ("tutorial", "robust")
     )
-    assert "training network" not in again.stdout
-    assert figures(again) == figures(tutorial)
     assert figures(robust)[:2] == figures(tutorial)[:2]
     assert figures(robust)[6][1] > figures(tutorial)[6][1] + 0.1
     assert figures(robust)[2][1] > 0.95
