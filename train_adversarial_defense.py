@@ -3,8 +3,6 @@
 The run of "Defending against adversarial image attacks with Keras and TensorFlow".
 """
 
-from functools import partial
-
 from pyimagesearch import experiment
 
 
@@ -31,7 +29,7 @@ def main(options):
 
     print("[INFO] compiling model...")
     if options.model:
-        model = experiment.load_model(options.model, test_images.shape[1:], classes)
+        model = experiment.load_model(options.model, test)
     else:
         model = SimpleCNN.build(width, height, depth, classes)
     model.compile(Adam(1e-3), "categorical_crossentropy", metrics=["accuracy"])
@@ -52,11 +50,12 @@ def main(options):
     model.compile(Adam(1e-4), "categorical_crossentropy", metrics=["accuracy"])
 
     print("[INFO] fine-tuning network on adversarial examples...")
-    lessons = attacked
+    fine_tuning_data = attacked
     if options.honest:
         few = [array[: len(test_images)] for array in train]
-        lessons = generate_image_adversary(model, *few, eps=options.eps), few[1]
-    fit(model, lessons, run, phase=1, epochs=options.fine_tune_epochs)
+        adversaries = generate_image_adversary(model, *few, eps=options.eps)
+        fine_tuning_data = adversaries, few[1]
+    fit(model, fine_tuning_data, run, phase=1, epochs=options.fine_tune_epochs)
 
     print()
     experiment.report("normal testing images *after* fine-tuning", model, test, run)
@@ -77,4 +76,4 @@ def main(options):
 
 
 if __name__ == "__main__":
-    experiment.run(main, partial(experiment.parse_options, __doc__))
+    experiment.run_script(main, experiment.parse_options(__doc__))

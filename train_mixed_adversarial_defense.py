@@ -3,8 +3,6 @@
 The run of "Mixing normal images and adversarial images when training CNNs".
 """
 
-from functools import partial
-
 from pyimagesearch import experiment
 
 
@@ -39,7 +37,7 @@ def main(options):
 
     print("[INFO] compiling model...")
     if options.model:
-        model = experiment.load_model(options.model, test_images.shape[1:], classes)
+        model = experiment.load_model(options.model, test)
     else:
         model = SimpleCNN.build(width, height, depth, classes)
     model.compile(Adam(1e-3), "categorical_crossentropy", metrics=["accuracy"])
@@ -92,4 +90,4 @@ def main(options):
 
 
 if __name__ == "__main__":
-    experiment.run(main, partial(experiment.parse_options, __doc__, mixed=True))
+    experiment.run_script(main, experiment.parse_options(__doc__, mixed=True))

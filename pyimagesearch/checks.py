@@ -34,6 +34,8 @@ def number_in(
 ) -> float:
     """Return `value` as a float from `low` to `high`, or raise."""
     try:
+        if isinstance(value, str | bytes | bool):
+            raise TypeError
         number = float(value)
     except OverflowError:
         number = np.inf

@@ -86,7 +86,7 @@ def generate_mixed_adverserial_batch(
     if not is_array or hasattr(images, "numpy"):
         images = checks.real_array("images", images)
     shapes = [dims, (math.prod(dims),)] + [dims[:2]] * (dims[2] == 1)
-    if tuple(images.shape[1:]) not in shapes or not images.shape:
+    if tuple(images.shape[1:]) not in shapes:
         wanted = f"shape (n,) + {dims}, or flat {(math.prod(dims),)}"
         raise ValueError(f"images must have {wanted}, got {images.shape}")
     checks.real_array("images", np.empty(0, images.dtype))
@@ -97,6 +97,8 @@ def generate_mixed_adverserial_batch(
         raise ValueError(f"total must be smaller, {limit}, got {total} (split {split})")
     match_labels("labels", labels, len(images), example_output(model, dims).shape[1:])
     labels = np.asarray(labels)
+    if labels.shape[:1] != (len(images),):  # of a single image, without its axis
+        labels = labels[np.newaxis]
     if not callable(attack):
         raise TypeError(f"attack must be a function, got {checks.shown(attack)}")
     rng = checks.generator(rng)
@@ -125,7 +127,7 @@ def generate_mixed_adverserial_batch(
                 halves.append(draw(normal_total))
             order = rng.permutation(total)
             yield tuple(
-                np.concatenate(half)[order] for half in zip(*halves, strict=True)
+                np.concatenate(parts)[order] for parts in zip(*halves, strict=True)
             )
 
     return batches()

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import socket
 import sys
 import threading
 import time
@@ -116,11 +117,15 @@ def _read_array(archive, member):
 def _load_from_keras(name):
     import keras
 
+    usual = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(8)  # seconds; then Keras deletes the part that it has
     try:
         train, test = _unless_stalled(getattr(keras.datasets, name).load_data)
     except Exception as error:  # what Keras raises
         reason = f"{name} is neither cached nor downloadable: {one_line(error)}"
         raise ConnectionError(reason) from error
+    finally:
+        socket.setdefaulttimeout(usual)
     return *train, *test
 
 
@@ -128,9 +133,11 @@ class _Progress:
     """Standard output, silent in log files, that notes when it was last written to."""
 
     def __init__(self):
-        self.stdout, self.last = sys.stdout, time.monotonic()
+        self.stdout, self.last, self.stopped = sys.stdout, time.monotonic(), False
 
     def write(self, text):
+        if self.stopped:
+            raise KeyboardInterrupt
         self.last = time.monotonic()
         return self.stdout.write(text) if self.stdout.isatty() else len(text)
 
@@ -139,24 +146,29 @@ class _Progress:
 
 
 def _unless_stalled(download, seconds=10.0):
-    # In a thread, because no time-out of a socket would do: the look-up of a name
+    # In a thread, because no time-out of a socket would do alone: the look-up of a name
     # knows none, and each address of a host would be waited for in turn.
     outcome = []
 
     def run():
         try:
             outcome.append(download())
-        except Exception as error:
+        except BaseException as error:
             outcome.append(error)
 
     thread = threading.Thread(target=run, daemon=True)
     with contextlib.redirect_stdout(_Progress()) as progress:
         thread.start()
-        while thread.is_alive() and time.monotonic() < progress.last + seconds:
-            thread.join(0.05)
+        try:
+            while thread.is_alive() and time.monotonic() < progress.last + seconds:
+                thread.join(0.05)
+        except KeyboardInterrupt:  # to the thread, too, so that Keras tidies up there
+            progress.stopped = True
+            thread.join(2)
+            raise
     if not outcome:
         raise TimeoutError(f"no data for {seconds:g} seconds")
-    if isinstance(outcome[0], Exception):
+    if isinstance(outcome[0], BaseException):
         raise outcome[0]
     return outcome[0]
 

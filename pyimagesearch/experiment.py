@@ -1,7 +1,7 @@
 """What the two scripts share: options, a quiet start, data, `[INFO]` lines."""
 
 import argparse
-import errno
+import math
 import os
 import sys
 import tempfile
@@ -61,13 +61,18 @@ def parse_options(description: str, mixed: bool = False) -> argparse.Namespace:
     what = "replace the finished run, or that of other options, in --output"
     parser.add_argument("--force", action="store_true", help=what)
     options = parse(parser)
+    if options.model:
+        check_model_file("--model", options.model)
+    if options.model and options.output:
+        model = Path(options.model).resolve()
+        if model in [(options.output / name).resolve() for name in runs.NETWORKS]:
+            got = f"{options.model!r}"
+            fail(f"--model must not be a file that --output replaces, got {got}")
     if options.output and not options.force:
         try:
             runs.check_folder(options.output)
         except ValueError as error:
             fail(f"--output: {error}; give another folder, or --force to replace it")
-    if options.model:
-        check_model_file("--model", options.model)
     if mixed:
         attack, split = RECIPES[options.recipe]
         options.attack = options.attack or attack
@@ -107,45 +112,62 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
         checks.number_in("--seed", options.seed, 0, 2**32 - 1)
     except ValueError as error:
         fail(str(error))
-    if options.data not in (None, *datasets.NAMES) and not Path(options.data).is_file():
+    named = (None, *datasets.NAMES)
+    if options.data not in named and not os.path.isfile(options.data):  # noqa: PTH113
         names = ", ".join(datasets.NAMES)
         fail(f"--data must be {names} or an .npz file, got {options.data!r}")
-    if options.output:
-        try:
-            options.output.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=options.output).close()
-        except OSError as error:
-            fail(f"--output must be a folder to write to: {error}")
     return options
 
 
 def check_model_file(name: str, path: str) -> None:
     """Fail unless `path` is a file that may be a saved Keras model."""
-    if not Path(path).is_file():
+    if not os.path.isfile(path):  # noqa: PTH113, Path raises where a name is too long
         fail(f"{name} must name a file, got {path!r}")
-    if not path.endswith(".keras") or not zipfile.is_zipfile(path):
+    try:
+        is_zip = zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:
+        is_zip = False
+    if not path.endswith(".keras") or not is_zip:
         fail(f"{name} must be a .keras file, got {path!r}")
 
 
-def load_model(path: str, image_shape: tuple[int, ...], classes: int) -> "keras.Model":
-    """Load a saved classifier in Keras's safe mode, or fail if it does not fit."""
+def load_model(path: str, data: datasets.Split, to_train: bool = True) -> "keras.Model":
+    """Load a saved classifier in Keras's safe mode, or fail if it does not fit.
+
+    Args:
+        path: A `.keras` file.
+        data: Images and one-hot labels that it must take.
+        to_train: Whether it must return probabilities, as the scripts' loss needs, and
+            not logits, or a sigmoid's for two classes.
+    """
     import keras
 
-    from pyimagesearch.fgsm import example_output
+    from pyimagesearch.fgsm import example_output, generate_image_adversary
+    from pyimagesearch.losses import are_probabilities
 
+    image_shape, classes = data[0].shape[1:], data[1].shape[1]
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras, zip and JSON raise a dozen kinds
         *_, reason = str(error).split("Exception encountered: ")  # Keras's root cause
-        reason = checks.one_line(ValueError(reason))
+        reason = checks.one_line(reason)
         fail(f"{path} cannot be loaded in safe mode: {reason}")
     try:
-        shape = example_output(model, image_shape).shape[1:]
-    except ValueError:
+        output = example_output(model, image_shape)
+    except (TypeError, ValueError):
         takes = getattr(model, "input_shape", None)
         fail(f"{path} must take images of shape {image_shape}, not {takes}")
-    if shape != (classes,) and (shape, classes) != ((1,), 2):
+    shape = output.shape[1:]
+    one_for_two = not to_train and (shape, classes) == ((1,), 2)
+    if shape != (classes,) and not one_for_two:
         fail(f"{path} must have {classes} classes as the data, got {shape}")
+    if to_train and not are_probabilities(output):
+        got = checks.shown(output[-1])
+        fail(f"{path} must return probabilities, as a softmax does, got {got}")
+    try:
+        generate_image_adversary(model, data[0][:2], data[1][:2].argmax(axis=1))
+    except Exception as error:  # the network's own layers run in there
+        fail(f"{path} cannot be attacked: {checks.one_line(error)}")
     return model
 
 
@@ -167,15 +189,15 @@ def load_data(options: argparse.Namespace) -> tuple[datasets.Split, datasets.Spl
 
     Without `--data` it is MNIST, or the digits where MNIST cannot be had.
     """
-    names = [options.data] if options.data else ["mnist", "digits"]
-    for name in names:
-        try:
-            data = datasets.load(name)
-            break
-        except (ConnectionError, ValueError) as error:
-            if name == names[-1]:
-                fail(f"--data: {error}")
-            print(f"[INFO] {error}; using scikit-learn's digits instead")
+    name = options.data or "mnist"
+    try:
+        data = datasets.load(name)
+    except (ConnectionError, ValueError) as error:
+        if options.data:
+            fail(f"--data: {error}")
+        print(f"[INFO] {error}; using scikit-learn's digits instead")
+        name = "digits"
+        data = datasets.load(name)
     if options.data in datasets.NAMES[1:]:
         print(f"[INFO] using {options.data} instead of MNIST")
     options.data = name
@@ -210,6 +232,8 @@ def report(
     They are added to the run's figures, and the accuracy is returned.
     """
     loss, accuracy = model.evaluate(*data, batch_size=512, verbose=0)
+    if not math.isfinite(loss):
+        raise FloatingPointError(f"the loss on {what} is {loss}")
     run.figures[what] = {"loss": loss, "accuracy": accuracy}
     print(f"[INFO] {what}:")
     print(f"[INFO] loss: {loss:.4f}, acc: {accuracy:.4f}\n")
@@ -239,11 +263,19 @@ def import_tensorflow() -> None:
             os.close(stderr)
 
 
-def run(main: Callable[[argparse.Namespace], None], parse_options: Callable) -> None:
+def run_script(
+    main: Callable[[argparse.Namespace], None], options: argparse.Namespace
+) -> None:
     """Run a script; Ctrl-C and a full disk end it with one line."""
-    sys.stdout.reconfigure(line_buffering=True)  # so that log files grow line by line
+    # So that log files grow line by line, and take file names of any kind.
+    sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     warnings.formatwarning = lambda message, *_, **__: f"[INFO] {message}\n"
-    options = parse_options()
+    if options.output:
+        try:
+            options.output.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=options.output).close()
+        except OSError as error:
+            fail(f"--output must be a folder to write to: {error}")
     goes_on = "force" in options and options.output
     hint = "; the same command goes on after the last finished epoch" * bool(goes_on)
     try:
@@ -251,11 +283,12 @@ def run(main: Callable[[argparse.Namespace], None], parse_options: Callable) -> 
     except KeyboardInterrupt:
         print(f"\ninterrupted{hint}", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:  # as when piped into `head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.exit(1)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+    except Exception as error:
+        expected = OSError, MemoryError, FloatingPointError
+        if not isinstance(error, expected) and "ResourceExhausted" not in repr(error):
             raise
-        print(f"\ncannot write {options.output}: {error}{hint}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is not yet written
+        if not isinstance(error, BrokenPipeError):  # as when piped into `head`
+            what = checks.one_line(error)
+            print(f"\ncannot go on: {what}{hint}", file=sys.stderr)
         sys.exit(1)

@@ -107,7 +107,7 @@ def chunks(images: np.ndarray) -> Iterator[slice]:
     """Yield slices of images to work through one by one, so that memory stays flat."""
     rows = max(16, _CHUNK_PIXELS // math.prod(images.shape[1:]))
     for start in range(0, len(images), rows):
-        yield slice(start, min(start + rows, len(images)))
+        yield slice(start, start + rows)
 
 
 def in_chunks(compiled: Callable, *arrays: np.ndarray) -> list[np.ndarray]:
@@ -169,8 +169,8 @@ def prepare_attack(
     Arguments and errors are those of `generate_image_adversary`, with float32 images;
     `name` is what its caller calls the labels.
     """
-    _check_model(model)
-    if not isinstance(loss, str) and not callable(loss):
+    check_model(model)
+    if not isinstance(loss, str) and (not callable(loss) or loss.__hash__ is None):
         got = checks.shown(loss)
         raise ValueError(f"loss must be a Keras loss or its name, got {got}")
     functions = _compiled.setdefault(model, {})
@@ -233,16 +233,18 @@ def _network(model, loss, example):
     return Network(output, losses, logits)
 
 
-def _check_model(model):
+def check_model(model: keras.Model) -> None:
+    """Raise a TypeError unless `model` is a Keras model."""
     if not isinstance(model, keras.Model):
         raise TypeError(f"model must be a Keras model, got {type(model).__name__}")
 
 
 def example_output(model: keras.Model, image_shape: tuple[int, ...]) -> np.ndarray:
-    """Return the model's output for one image of zeros, or raise."""
-    _check_model(model)
+    """Return the model's output for an image of zeros and one of 255s, or raise."""
+    check_model(model)
     try:
-        output = model(tf.zeros((1, *image_shape)), training=False)
+        zeros = tf.zeros(image_shape)
+        output = model(tf.stack([zeros, zeros + 255]), training=False)
     except Exception as error:  # the user's own code may run in there
         reason = f"model must take images of shape {image_shape}: {error}"
         raise ValueError(reason) from error

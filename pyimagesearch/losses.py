@@ -41,6 +41,11 @@ def _split(targets, logits):
     return true, tf.where(is_true, tf.float32.min, logits)
 
 
+def are_probabilities(output: np.ndarray) -> bool:
+    """Return whether rows `(n, classes)` are probabilities, to bfloat16's rounding."""
+    return output.min() >= 0 and np.allclose(output.sum(axis=-1), 1, atol=0.02)
+
+
 def find_logits(
     targets: tf.Tensor, output: tf.Tensor, example: np.ndarray, name: str
 ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -52,7 +57,7 @@ def find_logits(
     Args:
         targets: One-hot rows `(n, classes)`.
         output: What the model returned, `(n, classes)`.
-        example: What it returns for some image; it tells probabilities from logits.
+        example: What it returns for some images; it tells probabilities from logits.
         name: The model's name, for the warning that there are no logits.
 
     Returns:
@@ -68,8 +73,7 @@ def find_logits(
             f"the output of model {name!r} is taken for a logit, for want of a sigmoid"
         )
         warnings.warn(text, stacklevel=2)
-    sums_to_one = np.allclose(example.sum(axis=-1), 1, atol=0.02)
-    if not found and example.shape[-1] > 1 and example.min() >= 0 and sums_to_one:
+    if not found and example.shape[-1] > 1 and are_probabilities(example):
         warnings.warn(
             f"no logits behind the probabilities of model {name!r}: their logarithms "
             "take their place, and confident answers may withstand attacks unduly",

@@ -92,7 +92,7 @@ def projected_gradient_descent(
     reach = eps if random_start else 0.0
 
     def attack(rows):
-        adversaries = np.empty_like(images[rows])
+        adversaries = np.empty((len(rows), *images.shape[1:]), np.float32)
         for chunk in chunks(adversaries):
             batch = images[rows[chunk]], targets[rows[chunk]]
             seed = rng.integers(2**31, size=2, dtype=np.int32)
@@ -101,27 +101,23 @@ def projected_gradient_descent(
             adversaries[chunk] = climb(*tensors).numpy()
         return adversaries
 
-    def tries(adversaries, rows):
-        values, hits, _ = in_chunks(judged, adversaries, targets[rows])
-        return (-values, hits) if targeted else (values, ~hits)
-
-    adversaries = attack(np.arange(len(images)))
+    rows = np.arange(len(images))
     if restarts == 1:
-        return adversaries
+        return attack(rows)
     if targets.ndim != 2:
         raise ValueError(f"restarts need a model of classes, got {targets.shape[1:]}")
     judged, _ = prepare_attack(judge, model, images, labels, loss)
-    losses, fooled = tries(adversaries, np.arange(len(images)))
-    for _ in range(restarts - 1):
-        rows = np.flatnonzero(~fooled)
+    adversaries, losses = images.copy(), np.full(len(images), -np.inf, np.float32)
+    for _ in range(restarts):
+        tried = attack(rows)
+        values, hits, _ = in_chunks(judged, tried, targets[rows])
+        values, fooled = (-values, hits) if targeted else (values, ~hits)
+        better = fooled | (values > losses[rows])
+        kept = rows[better]
+        adversaries[kept], losses[kept] = tried[better], values[better]
+        rows = rows[~fooled]
         if rows.size == 0:
             break
-        again = attack(rows)
-        new_losses, new_fooled = tries(again, rows)
-        better = new_fooled | (new_losses > losses[rows])
-        kept = rows[better]
-        adversaries[kept], losses[kept] = again[better], new_losses[better]
-        fooled[kept] = new_fooled[better]
     return adversaries
 
 

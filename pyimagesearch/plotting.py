@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # and for print two widths.
 _RIGHT, _WRONG = ("#0072B2", 1), ("#D55E00", 4)
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#000000")
+_MARKERS, _STYLES = list("osD^vP"), ["-", "--", "-.", ":", "-", "--"]
 _STEPS, _IMAGES, _EXAMPLES = 9, 500, 8
 
 
@@ -50,27 +51,22 @@ def save_pictures(
         return
     images, labels = (array[:_IMAGES] for array in data)
     labels = labels.argmax(axis=1)
-    all_eps = eps * np.array([0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 2])
+    shares, few = (0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 2), slice(_EXAMPLES)
     figures, curves = {}, {}
     for name, model in models.items():
-        attack = partial(projected_gradient_descent, model, clip=clip, rng=0)
-        curve = []
-        for value in all_eps:
-            attacked = attack(
-                images, labels, value, steps=40, step_size=shrinking_steps(value, 40)
-            )
-            correct = predict_logits(model, attacked).argmax(axis=1) == labels
-            curve.append(correct.mean())
-            if value == 0:
-                right = correct
-            if value == eps:
-                falls, adversaries = right & ~correct, attacked
-        curves[name] = all_eps, curve
-        few = slice(_EXAMPLES)
+        attack = partial(projected_gradient_descent, model, clip=clip, rng=0, steps=40)
+        adversaries, correct = {}, {}
+        for share in shares:
+            sizes = shrinking_steps(share * eps, 40)
+            attacked = attack(images, labels, share * eps, step_size=sizes)
+            adversaries[share] = attacked[few]
+            correct[share] = predict_logits(model, attacked).argmax(axis=1) == labels
+        accuracy = [answers.mean() for answers in correct.values()]
+        curves[name] = eps * np.array(shares), accuracy
         figures[f"adversaries_{name}"] = plot_adversaries(
-            model, images[few], labels[few], adversaries[few], eps, clip
+            model, images[few], labels[few], adversaries[1], eps, clip
         )
-        first = falls.argmax()
+        first = (correct[0] & ~correct[1]).argmax()  # that falls
         figures[f"steps_{name}"] = plot_steps(
             model, images[first], labels[first], eps, clip
         )
@@ -150,10 +146,9 @@ def plot_accuracy(curves: dict[str, tuple], attack: str) -> "Figure":
     """
     figure = _figure(7, 4.5)
     axis = figure.subplots()
-    for i, curve in enumerate(curves.values()):
-        colour, marker = _COLOURS[i % len(_COLOURS)], "osD^vPX"[i % 7]
-        style = ("-", "--", "-.", ":")[i % 4]
-        axis.plot(*curve, style, c=colour, marker=marker)
+    axis.set_prop_cycle(color=_COLOURS, marker=_MARKERS, linestyle=_STYLES)
+    for curve in curves.values():
+        axis.plot(*curve)
     axis.set(
         title=f"Accuracy under attack: {attack}",
         xlabel="eps, the largest change of a pixel",
@@ -184,11 +179,10 @@ def _panels(rows, columns, title):
 
 
 def _show_answers(axes, model, images, labels, clip):
-    logits = predict_logits(model, images).astype(np.float64)
-    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-    for axis, image, label, chances in zip(axes, images, labels, odds, strict=True):
+    chances = keras.ops.softmax(predict_logits(model, images)).numpy()
+    for axis, image, label, row in zip(axes, images, labels, chances, strict=True):
         _show(axis, image, clip, "gray")
-        answer, confidence = chances.argmax(), chances.max() / chances.sum()
+        answer, confidence = row.argmax(), row.max()
         colour, width = _RIGHT if answer == label else _WRONG
         mark = "" if answer == label else f"✗ not {label}: "
         axis.set_title(f"{mark}{answer}, {confidence:.0%}", fontsize=10, color=colour)

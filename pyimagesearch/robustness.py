@@ -112,9 +112,8 @@ def evaluate_robustness(
     if images.min() < low or images.max() > high:
         got = f"values from {images.min():g} to {images.max():g}"
         raise ValueError(f"images must lie in clip, {low:g} to {high:g}, got {got}")
-    all_eps = checks.real_array("eps", eps).ravel().tolist()
-    all_eps = [checks.number_in("eps", value, 0, width) for value in all_eps]
-    all_eps = list(dict.fromkeys(all_eps))
+    given = checks.real_array("eps", eps).ravel().tolist()
+    all_eps = dict.fromkeys(checks.number_in("eps", value, 0, width) for value in given)
     judged, targets = fgsm.prepare_attack(
         fgsm.judge, model, images, labels, "cross_entropy"
     )
@@ -126,6 +125,8 @@ def evaluate_robustness(
         substitute = transfer.train_substitute(own, answers, clip, classes)
     steps = checks.positive_integer("steps", steps)
     rng = checks.generator(rng)
+    verbose = sys.stdout.isatty() if verbose is None else verbose
+    verbose = checks.truth("verbose", verbose)
     attacks = _attacks(model, substitute, judged, steps, clip, rng)
 
     def outcome(adversaries, rows):
@@ -135,21 +136,20 @@ def evaluate_robustness(
         if not np.isfinite(losses).all():
             raise ValueError("model must return finite numbers, got NaN or infinity")
         losses = np.logaddexp(0, losses)
-        figures = [correct, losses, changes.mean(axis=1), changes.max(axis=1)]
+        moves = changes.mean(axis=1, dtype=float)
+        figures = [correct, losses, moves, changes.max(axis=1)]
         return np.stack(figures).astype(float)
 
-    def row(name, eps, outcome, seconds):
+    def summary(name, eps, outcome, seconds):
         accuracy, loss, mean, _ = outcome.mean(axis=1)
         numbers = (accuracy, loss, seconds, mean, outcome[3].max())
         return Row(name, eps, *map(float, numbers))
 
     started = time.perf_counter()
     clean = outcome(images, np.arange(len(images)))
-    table = [row("clean", 0.0, clean, time.perf_counter() - started)]
+    table = [summary("clean", 0.0, clean, time.perf_counter() - started)]
     standing = np.flatnonzero(clean[0])
     batches = [standing[chunk] for chunk in fgsm.chunks(images[standing])]
-    if verbose is None:
-        verbose = sys.stdout.isatty()
     total = len(all_eps) * len(batches) * len(attacks)
     progress = keras.utils.Progbar(total, verbose=verbose, unit_name="attack")
     for value in all_eps:
@@ -162,13 +162,14 @@ def evaluate_robustness(
                 seconds[name] += time.perf_counter() - started
                 outcomes[name][:, rows] = outcome(adversaries, rows)
                 progress.add(1)
-        table += [row(name, value, outcomes[name], seconds[name]) for name in attacks]
+        for name in attacks:
+            table.append(summary(name, value, outcomes[name], seconds[name]))
         every = np.stack(list(outcomes.values()))
         correct, losses = every[:, 0], every[:, 1]
         # From 1 on if the model is fooled, below 1 if not, and rising with the loss.
         damage = np.where(correct, losses / (1 + losses), 1 + losses)
         worst = every[damage.argmax(axis=0), :, np.arange(len(images))].T
-        table.append(row("worst case", value, worst, sum(seconds.values())))
+        table.append(summary("worst case", value, worst, sum(seconds.values())))
 
         few = np.flatnonzero(worst[0])[:_DOUBTED_IMAGES]
         if few.size and value == max(all_eps):
@@ -315,21 +316,25 @@ def main(options: Namespace) -> None:
         for part in (images, own_images[:_ATTACKER_IMAGES])
     )
     models = {
-        name: experiment.load_model(path, images.shape[1:], labels.shape[1])
+        name: experiment.load_model(path, (images, labels), to_train=False)
         for name, path in options.models.items()
     }
 
+    report = partial(
+        evaluate_robustness,
+        images=images,
+        labels=labels.argmax(axis=1),
+        eps=options.eps,
+        clip=clip,
+        attacker_images=own_images if options.transfer else None,
+        rng=options.seed,
+    )
     reports = {}
     for name, model in models.items():
         print(f"[INFO] attacking {name} on {len(images):,} test images...")
         keras.utils.set_random_seed(options.seed)
-        settings = {"rng": options.seed, "verbose": sys.stdout.isatty()}
-        if options.transfer:
-            settings["attacker_images"] = own_images
         try:
-            reports[name] = evaluate_robustness(
-                model, images, labels.argmax(axis=1), options.eps, clip, **settings
-            )
+            reports[name] = report(model)
         except ValueError as error:
             experiment.fail(f"{name}: {checks.one_line(error)}")
     print(f"{_format_table(reports)}\n\n{_LEGEND}")
@@ -428,4 +433,4 @@ def _write(reports, options):
 
 
 if __name__ == "__main__":
-    experiment.run(main, parse_options)
+    experiment.run_script(main, parse_options())

@@ -13,6 +13,7 @@ import platform
 import sys
 import time
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ from pyimagesearch.datasets import Split
 if TYPE_CHECKING:
     import keras
 
+NETWORKS = ("trained.keras", "defended.keras")
 _STATE, _HISTORY, _RESULTS = "state.npz", "history.csv", "results.json"
 
 
@@ -46,7 +48,7 @@ def check_folder(folder: Path) -> None:
     if (folder / _RESULTS).exists():
         raise ValueError(f"{folder} holds a finished run")
     if not (folder / _STATE).exists():
-        for name in ("trained.keras", "defended.keras", _HISTORY):
+        for name in (*NETWORKS, _HISTORY, "accuracy.png"):
             if (folder / name).exists():
                 raise ValueError(f"{folder} holds a {name} that is not this run's")
 
@@ -77,9 +79,7 @@ class Run:
         if not self._folder:
             return
         self._path = self._folder / _STATE
-        self._settings = _settings(options, data)
-        if options.force:
-            (self._folder / _RESULTS).unlink(missing_ok=True)
+        self._settings, self._versions = _settings(options, data), _versions()
         if self._path.exists():
             try:
                 self._arrays, self.history, seconds = self._read()
@@ -90,22 +90,25 @@ class Run:
 
     def _read(self):
         try:
+            arrays = {}
             with (
                 self._path.open("rb") as file,
                 np.load(file, allow_pickle=False) as archive,
             ):
-                arrays = dict(archive)
-            meta = json.loads(arrays.pop("meta").item())
-            settings, history = meta["settings"], meta["history"]
-            seconds = meta["seconds"]
+                meta = json.loads(archive["meta"].item())
+                for name in sorted(set(archive.files) - {"meta"}):
+                    kind, _, _ = name.rpartition("_")
+                    arrays.setdefault(kind, []).append(archive[name])
+            wanted = self._settings | self._versions
+            different = [
+                f"{name} {meta['settings'].get(name)}, not {value}"
+                for name, value in wanted.items()
+                if meta["settings"].get(name) != value
+            ]
+            history, seconds = list(meta["history"]), float(meta["seconds"])
         except Exception as error:  # zip, JSON and NumPy raise a dozen kinds
             reason = checks.one_line(error)
             raise ValueError(f"{self._path} cannot be read: {reason}") from error
-        different = [
-            f"{name} {settings.get(name)}, not {value}"
-            for name, value in self._settings.items()
-            if settings.get(name) != value
-        ]
         if different:
             was = "; ".join(different)
             raise ValueError(f"{self._folder} holds an interrupted run with {was}")
@@ -115,10 +118,14 @@ class Run:
         """Bring a compiled model to where it was in `phase`; return the epochs done."""
         done = sum(row["phase"] == phase for row in self.history)
         if done:
-            self._assign(model.weights, f"{phase}_weight")
+            model.set_weights(self._arrays[phase])
         if done and self.history[-1]["phase"] == phase:
             model.optimizer.build(model.trainable_variables)
-            self._assign(model.optimizer.variables, "optimizer")
+            variables = model.optimizer.variables
+            for variable, array in zip(
+                variables, self._arrays["optimizer"], strict=True
+            ):
+                variable.assign(array)
         return done
 
     def save(self, model: "keras.Model", epoch: dict) -> None:
@@ -131,36 +138,33 @@ class Run:
         if not self._folder:
             return
         self.history.append(epoch)
-        for kind, variables in [
-            (f"{epoch['phase']}_weight", model.weights),
-            ("optimizer", model.optimizer.variables),
-        ]:
-            for name in self._names(kind):
-                del self._arrays[name]
-            for i, variable in enumerate(variables):
-                self._arrays[f"{kind}_{i:05}"] = variable.value.numpy()
+        optimizer = [variable.numpy() for variable in model.optimizer.variables]
+        self._arrays |= {epoch["phase"]: model.get_weights(), "optimizer": optimizer}
+        named = {
+            # NumPy's files know no bfloat16.
+            f"{kind}_{i:05}": array.astype("f4") if array.dtype.kind == "V" else array
+            for kind, arrays in self._arrays.items()
+            for i, array in enumerate(arrays)
+        }
         meta = {
-            "settings": self._settings,
+            "settings": self._settings | self._versions,
             "history": self.history,
             "seconds": time.perf_counter() - self._started,
         }
         with replacing(self._path) as path:
-            np.savez(path, meta=json.dumps(meta), **self._arrays)
+            np.savez(path, meta=json.dumps(meta), **named)
+        (self._folder / _RESULTS).unlink(missing_ok=True)  # of a run before --force
         self._write_history()
 
     def finish(self) -> None:
         """Save the results; the run needs no state from then on."""
         self._write_history()  # which lacks a row if the run was killed just before
-        seconds = {"run": time.perf_counter() - self._started}
+        seconds = Counter(run=time.perf_counter() - self._started)
         for row in self.history:
-            phase = row["phase"]
-            seconds[phase] = seconds.get(phase, 0.0) + row["seconds"]
-        versions = {"python": platform.python_version()}
-        for package in ("tensorflow", "keras", "numpy"):
-            versions[package] = sys.modules[package].__version__
+            seconds[row["phase"]] += row["seconds"]
         results = {
             "settings": self._settings,
-            "versions": versions,
+            "versions": self._versions,
             "seconds": seconds,
             "figures": self.figures,
         }
@@ -175,13 +179,6 @@ class Run:
             writer.writeheader()
             writer.writerows(self.history)
 
-    def _assign(self, variables, kind):
-        for variable, name in zip(variables, self._names(kind), strict=True):
-            variable.assign(self._arrays[name])
-
-    def _names(self, kind):
-        return sorted(name for name in self._arrays if name.startswith(f"{kind}_"))
-
 
 def _settings(options, data):
     """Return what decides a run's figures; files and data by their checksums."""
@@ -193,8 +190,15 @@ def _settings(options, data):
     digest = hashlib.sha256()
     for array in (*data[0], *data[1]):
         digest.update(f"{array.shape} {array.dtype}".encode() + array.tobytes())
-    settings["--data"] = f"sha256 {digest.hexdigest()}"
+    settings["--data sha256"] = digest.hexdigest()
     if options.model:
         digest = hashlib.sha256(Path(options.model).read_bytes())
-        settings["--model"] = f"sha256 {digest.hexdigest()}"
+        settings["--model sha256"] = digest.hexdigest()
     return settings
+
+
+def _versions():
+    """Return the versions that decide them, too."""
+    packages = ("tensorflow", "keras", "numpy")
+    versions = {package: sys.modules[package].__version__ for package in packages}
+    return {"python": platform.python_version(), **versions}

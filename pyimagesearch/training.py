@@ -13,7 +13,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from pyimagesearch import checks
 from pyimagesearch.datagen import Attack, Batches, in_step
 from pyimagesearch.datasets import Split
-from pyimagesearch.fgsm import generate_image_adversary
+from pyimagesearch.fgsm import check_model, generate_image_adversary
 from pyimagesearch.pgd import projected_gradient_descent
 from pyimagesearch.runs import Run
 
@@ -66,7 +66,7 @@ def fit_batches(
         return
 
     def batches():
-        for epoch in itertools.count(done):
+        for epoch in itertools.count(done):  # pragma: no branch, it never ends
             yield from itertools.islice(
                 make_batches(rng=(run.options.seed, phase, epoch)), steps
             )
@@ -76,7 +76,7 @@ def fit_batches(
         initial_epoch=done,
         epochs=epochs,
         steps_per_epoch=steps,
-        callbacks=[_Epochs(run, phase)],
+        callbacks=[keras.callbacks.TerminateOnNaN(), _Epochs(run, phase)],
         shuffle=False,
         validation_batch_size=512,
         verbose=run.options.verbose,
@@ -85,7 +85,7 @@ def fit_batches(
 
 
 class _Epochs(keras.callbacks.Callback):
-    """Seeds dropout at the start of an epoch, and saves the run at its end."""
+    """Seeds the layers at the start of an epoch, and saves the run at its end."""
 
     def __init__(self, run, phase):
         super().__init__()
@@ -94,13 +94,17 @@ class _Epochs(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         self.started = time.perf_counter()
         rng = np.random.default_rng((self.run.options.seed, self.phase, epoch))
-        for layer in self.model.layers:
-            if isinstance(layer, keras.layers.Dropout):
-                layer.seed_generator.state.assign(rng.integers(2**31, size=2))
+        weights = {id(weight) for weight in self.model.weights}
+        for variable in self.model.variables:
+            if id(variable) not in weights:  # but a seed, of dropout or of a shift, say
+                variable.assign(rng.integers(2**31, size=2))
 
     def on_epoch_end(self, epoch, logs=None):
         seconds = time.perf_counter() - self.started
         row = {"phase": PHASES[self.phase], "epoch": epoch + 1, "seconds": seconds}
+        if not np.isfinite(logs["loss"]):
+            what = f"epoch {epoch + 1} of {PHASES[self.phase]}"
+            raise FloatingPointError(f"the loss in {what} is {logs['loss']}")
         self.run.save(self.model, row | logs)
 
 
@@ -148,10 +152,13 @@ def prepare_robust(
         model: A network that is compiled afterwards.
         steps: Batches in all epochs together.
     """
-    for layer in model.layers:
+    check_model(model)
+    warmup = int(0.3 * checks.positive_integer("steps", steps))
+    layers = list(model.layers)
+    for layer in layers:
+        layers += getattr(layer, "layers", [])  # of a network in the network
         if isinstance(layer, keras.layers.Dropout):
             layer.rate = 0.0
-    warmup = int(0.3 * steps)
     return keras.optimizers.schedules.CosineDecay(
         1e-4, steps - warmup, alpha=1e-3, warmup_target=5e-3, warmup_steps=warmup
     )

@@ -27,12 +27,13 @@ from pyimagesearch.datagen import generate_mixed_adverserial_batch  # noqa: E402
 from pyimagesearch.fgsm import generate_image_adversary  # noqa: E402
 from pyimagesearch.pgd import projected_gradient_descent  # noqa: E402
 from pyimagesearch.robustness import evaluate_robustness  # noqa: E402
+from pyimagesearch.runs import Run  # noqa: E402
 from pyimagesearch.simplecnn import SimpleCNN  # noqa: E402
 from pyimagesearch.training import fit, fit_batches  # noqa: E402
 
 EPS, DIMS, BATCH, CHUNK = 0.1, (28, 28, 1), 64, 512
 ROUNDS, STEPS = 5, 490
-OPTIONS = argparse.Namespace(seed=0, batch_size=BATCH, verbose=0)
+RUN = Run(argparse.Namespace(seed=0, batch_size=BATCH, verbose=0, output=None), None)
 
 
 def compare(title, unit, reference, rivals):
@@ -247,10 +248,10 @@ def training_rivals(model, images, labels):
     data = images[: STEPS * BATCH], labels[: STEPS * BATCH]
 
     def run_plain_fit():
-        fit(model, data, OPTIONS, phase=0, epochs=1)
+        fit(model, data, RUN, phase=0, epochs=1)
 
     def run_mixed_fit():
-        fit_batches(model, mixed_batches, STEPS, OPTIONS, phase=1, epochs=1)
+        fit_batches(model, mixed_batches, STEPS, RUN, phase=1, epochs=1)
 
     def run_per_image_fit():
         model.fit(per_image_batches(), steps_per_epoch=4, shuffle=False, verbose=0)

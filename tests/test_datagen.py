@@ -240,6 +240,15 @@ def test_lists_and_tensors(convert, model, images, labels):
     np.testing.assert_array_equal(ours[1], expected[1])
 
 
+@pytest.mark.parametrize("label", [2, np.float32([0, 0, 1])])
+def test_label_of_a_single_image_may_lack_its_axis(label, model, images):
+    batches = generate_adversarial_batch(model, 1, images[:1], label, (6, 6, 1), 0.1)
+    adversary, labels = next(batches)
+    np.testing.assert_array_equal(labels, np.asarray(label)[np.newaxis])
+    expected = generate_image_adversary(model, images[:1], [2], 0.1)
+    np.testing.assert_array_equal(adversary, expected)
+
+
 def test_endless_run_does_not_grow_or_retrace(model, images, labels):
     traced = []
 

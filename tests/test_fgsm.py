@@ -365,6 +365,7 @@ def two_outputs():
         ({"eps": -0.1}, ValueError, "eps .*-0.1"),
         ({"eps": np.nan}, ValueError, "eps .*nan"),
         ({"eps": "large"}, TypeError, "eps .*large"),
+        ({"eps": "0.1"}, TypeError, "eps .*'0.1'"),
         ({"loss": "no such loss"}, ValueError, "loss.*no such loss"),
         ({"loss": None}, ValueError, "loss .*None"),
         ({"loss": ["mse"]}, ValueError, "loss .*mse"),

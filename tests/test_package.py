@@ -19,6 +19,24 @@ def run_python(code, **environment):
     )
 
 
+def test_reader_of_the_output_that_leaves_is_no_error():
+    code = (
+        "from argparse import Namespace; from pyimagesearch import experiment;"
+        "options = Namespace(output=None);"
+        "experiment.run_script(lambda _: [print(i) for i in range(10**6)], options)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+    ) as running:
+        running.stdout.readline()
+        running.stdout.close()
+        assert running.stderr.read() == b""
+    assert running.returncode == 1
+
+
 def test_another_backend_is_one_clear_error():
     finished = run_python("import pyimagesearch", KERAS_BACKEND="jax")
     assert finished.returncode == 1
@@ -46,6 +64,8 @@ WRONG_OPTIONS = [
     (["--eps", "nan"], "--eps", "nan"),
     (["--seed", "-1"], "--seed", "-1"),
     (["--data", "no such file"], "--data", "'no such file'"),
+    (["--data", 300 * "a"], "--data", "'aaa"),
+    (["--model", 300 * "a"], "--model", "'aaa"),
     (["--sede", "1"], "--sede", "1"),
     (["--model", "no.keras"], "--model", "no.keras"),
     (["--model", "README.md"], "--model", "README.md"),
@@ -63,9 +83,9 @@ WRONG_COMMANDS = [
     ([], "MODEL.keras", "no.keras"),
     (["--eps", "0.1", "-1.0"], "--eps", "-1.0"),
     (["--images", "0"], "--images", "0"),
+    (["--eps", "0.5", "1.5"], "--eps", "from 0 to the range's 1", "1.5"),
     (["--range", "1", "1"], "--range", "1.0 1.0"),
     (["--range", "0", "inf"], "--range", "inf"),
-    (["--output", "README.md"], "--output", "README.md"),
     (["--data", "no such file"], "--data", "'no such file'"),
 ]
 

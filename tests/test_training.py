@@ -5,7 +5,14 @@ import keras
 import numpy as np
 
 from pyimagesearch.runs import Run
-from pyimagesearch.training import attack_shifted, fit, fit_batches
+from pyimagesearch.simplecnn import SimpleCNN
+from pyimagesearch.training import (
+    attack_shifted,
+    fit,
+    fit_batches,
+    prepare_robust,
+    shuffled_batches,
+)
 
 OPTIONS = Namespace(batch_size=4, seed=5, verbose=0, output=None)
 
@@ -26,7 +33,7 @@ class Recorder(keras.Model):
 
     def __init__(self):
         super().__init__()
-        self.dropout = keras.layers.Dropout(0.5)
+        self.dropout = keras.Sequential([keras.layers.Dropout(0.5)])
         self.rows, self.kept = [], []
 
     def call(self, images, training=None):
@@ -57,6 +64,30 @@ def test_epochs_shuffle_all_images_in_orders_of_their_own():
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert len(set(map(tuple, [*epochs, range(10)]))) == 4
     assert len({mask.tobytes() for mask in kept}) == 9
+
+
+def test_shuffled_batches_end_with_what_is_left():
+    numbers = np.arange(10)
+    batches = list(shuffled_batches((numbers, -numbers), 4, rng=0))
+    assert [len(images) for images, _ in batches] == [4, 4, 2]
+    assert all((images == -labels).all() for images, labels in batches)
+    assert sorted(np.concatenate([images for images, _ in batches])) == list(range(10))
+
+
+def test_robust_preparation_stops_all_dropout_and_the_rate_rises_and_falls_once():
+    model = keras.Sequential([keras.Input((8, 8, 1)), SimpleCNN.build(8, 8, 1, 3)])
+    rate = prepare_robust(model, 100)
+    images = np.random.default_rng(0).random((4, 8, 8, 1), dtype=np.float32)
+    state = [variable.numpy() for variable in model.variables]
+    outputs = {model(images, training=True).numpy().tobytes()}
+    for variable, value in zip(model.variables, state, strict=True):
+        variable.assign(value + 1 if value.dtype.kind == "i" else value)
+    outputs.add(model(images, training=True).numpy().tobytes())
+    assert len(outputs) == 1
+    rates = np.array([float(rate(step)) for step in range(101)])
+    assert rates.argmax() == 30 and np.isclose(rates.max(), 5e-3)
+    assert (np.diff(rates[:31]) > 0).all() and (np.diff(rates[30:]) < 0).all()
+    assert rates[0] <= 1e-4 and rates[-1] < 1e-5
 
 
 def test_an_epoch_depends_on_seed_phase_and_its_number_alone():
