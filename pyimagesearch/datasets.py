@@ -161,7 +161,7 @@ def _unless_stalled(download, seconds=10.0):
         thread.start()
         try:
             while thread.is_alive() and time.monotonic() < progress.last + seconds:
-                thread.join(0.05)
+                time.sleep(0.05)
         except KeyboardInterrupt:  # to the thread, too, so that Keras tidies up there
             progress.stopped = True
             thread.join(2)

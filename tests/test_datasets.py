@@ -1,4 +1,6 @@
+import _thread
 import pickle
+import socket
 import threading
 import time
 import tracemalloc
@@ -227,6 +229,37 @@ def test_slow_download_that_makes_progress_is_waited_for(capsys):
 
     assert datasets._unless_stalled(download, seconds=0.5) == "data"
     assert capsys.readouterr().out == ""  # no terminal, no bar
+
+
+def test_interrupted_download_ends_in_its_own_thread():
+    """Where Keras deletes the part of the file that it has."""
+    tidied = threading.Event()
+
+    def download():
+        try:
+            while True:
+                time.sleep(0.05)
+                print("more")
+        finally:
+            tidied.set()
+
+    threading.Timer(0.3, _thread.interrupt_main).start()
+    with pytest.raises(KeyboardInterrupt):
+        datasets._unless_stalled(download)
+    assert tidied.is_set()
+
+
+def test_download_gets_a_time_limit_of_its_own(monkeypatch):
+    import keras
+
+    def load_data():
+        assert socket.getdefaulttimeout() < 10
+        return (VALID["x_train"], VALID["y_train"]), (VALID["x_test"], VALID["y_test"])
+
+    monkeypatch.setattr(keras.datasets.mnist, "load_data", load_data)
+    (images, _), _ = datasets.load("mnist")
+    np.testing.assert_allclose(images[..., 0] * 255, VALID["x_train"], rtol=1e-6)
+    assert socket.getdefaulttimeout() is None
 
 
 def test_failed_download_is_a_connection_error(monkeypatch):

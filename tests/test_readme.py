@@ -36,7 +36,7 @@ def test_report_example_shows_a_weak_network(capsys):
 
 @pytest.mark.slow
 def test_recipe_example_makes_a_classifier_robust(capsys):
-    printed = run_example("RandomTranslation", capsys)
+    printed = run_example("prepare_robust", capsys)
     rows = re.findall(r"^(\D+?) +(\d\S+) +(\S+)$", printed, flags=re.M)
     assert [row[0] for row in rows[:: len(rows) - 1]] == ["clean", "worst case"]
     _, before, after = rows[-1]
