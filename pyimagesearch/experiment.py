@@ -58,21 +58,17 @@ def parse_options(description: str, mixed: bool = False) -> argparse.Namespace:
         what = "fine-tune on adversaries of training images, not of the test images"
         parser.add_argument("--honest", action="store_true", help=what)
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
-    what = "replace the finished run, or that of other options, in --output"
-    parser.add_argument("--force", action="store_true", help=what)
     options = parse(parser)
     if options.model:
         check_model_file("--model", options.model)
-    if options.model and options.output:
-        model = Path(options.model).resolve()
-        if model in [(options.output / name).resolve() for name in runs.NETWORKS]:
-            got = f"{options.model!r}"
-            fail(f"--model must not be a file that --output replaces, got {got}")
-    if options.output and not options.force:
-        try:
-            runs.check_folder(options.output)
-        except ValueError as error:
-            fail(f"--output: {error}; give another folder, or --force to replace it")
+    if options.output:
+        networks = [(options.output / name).resolve() for name in runs.NETWORKS]
+        if options.model and Path(options.model).resolve() in networks:
+            got = f"got {options.model!r}"
+            fail(f"--model must not be a file that --output replaces, {got}")
+        killed = (options.output / runs.STATE).exists()
+        others = () if killed else (*runs.NETWORKS, runs.HISTORY, "accuracy.png")
+        check_output(options, runs.RESULTS, *others)
     if mixed:
         attack, split = RECIPES[options.recipe]
         options.attack = options.attack or attack
@@ -92,6 +88,8 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, metavar="X", default=0, help=what)
     what = "folder for results and pictures (default: none are written)"
     parser.add_argument("--output", type=Path, metavar="DIR", help=what)
+    what = "replace an earlier run's results, or another run's state, in --output"
+    parser.add_argument("--force", action="store_true", help=what)
     return parser
 
 
@@ -117,6 +115,14 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
         names = ", ".join(datasets.NAMES)
         fail(f"--data must be {names} or an .npz file, got {options.data!r}")
     return options
+
+
+def check_output(options: argparse.Namespace, *names: str) -> None:
+    """Fail if one of these files in the output folder would be replaced unasked."""
+    for name in names:
+        if not options.force and (options.output / name).exists():
+            how = "give another folder, or --force to replace it"
+            fail(f"--output: {options.output} holds an earlier run's {name}; {how}")
 
 
 def check_model_file(name: str, path: str) -> None:
@@ -276,7 +282,7 @@ def run_script(
             tempfile.TemporaryFile(dir=options.output).close()
         except OSError as error:
             fail(f"--output must be a folder to write to: {error}")
-    goes_on = "force" in options and options.output
+    goes_on = "epochs" in options and options.output
     hint = "; the same command goes on after the last finished epoch" * bool(goes_on)
     try:
         main(options)

@@ -370,6 +370,8 @@ def parse_options() -> Namespace:
     if max(options.eps) > high - low:
         got = f"got {max(options.eps):g}"
         experiment.fail(f"--eps must be from 0 to the range's {high - low:g}, {got}")
+    if options.output:
+        experiment.check_output(options, "robustness.json", "accuracy.png")
     paths, options.models = options.models, {}
     for path in paths:
         experiment.check_model_file("MODEL.keras", path)

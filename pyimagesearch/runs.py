@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import keras
 
 NETWORKS = ("trained.keras", "defended.keras")
-_STATE, _HISTORY, _RESULTS = "state.npz", "history.csv", "results.json"
+STATE, HISTORY, RESULTS = "state.npz", "history.csv", "results.json"
 
 
 @contextlib.contextmanager
@@ -41,16 +41,6 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def check_folder(folder: Path) -> None:
-    """Raise a ValueError if a run in `folder` would overwrite anything."""
-    if (folder / _RESULTS).exists():
-        raise ValueError(f"{folder} holds a finished run")
-    if not (folder / _STATE).exists():
-        for name in (*NETWORKS, _HISTORY, "accuracy.png"):
-            if (folder / name).exists():
-                raise ValueError(f"{folder} holds a {name} that is not this run's")
 
 
 class Run:
@@ -78,7 +68,7 @@ class Run:
         self._folder, self._arrays, seconds = options.output, {}, 0.0
         if not self._folder:
             return
-        self._path = self._folder / _STATE
+        self._path = self._folder / STATE
         self._settings, self._versions = _settings(options, data), _versions()
         if self._path.exists():
             try:
@@ -153,7 +143,7 @@ class Run:
         }
         with replacing(self._path) as path:
             np.savez(path, meta=json.dumps(meta), **named)
-        (self._folder / _RESULTS).unlink(missing_ok=True)  # of a run before --force
+        (self._folder / RESULTS).unlink(missing_ok=True)  # of a run before --force
         self._write_history()
 
     def finish(self) -> None:
@@ -168,13 +158,13 @@ class Run:
             "seconds": seconds,
             "figures": self.figures,
         }
-        with replacing(self._folder / _RESULTS) as path:
+        with replacing(self._folder / RESULTS) as path:
             path.write_text(json.dumps(results, indent=2) + "\n")
         self._path.unlink(missing_ok=True)
 
     def _write_history(self):
         names = dict.fromkeys(name for row in self.history for name in row)
-        with replacing(self._folder / _HISTORY) as path, path.open("w") as file:
+        with replacing(self._folder / HISTORY) as path, path.open("w") as file:
             writer = csv.DictWriter(file, names, lineterminator="\n")
             writer.writeheader()
             writer.writerows(self.history)

@@ -1,10 +1,10 @@
-import _thread
 import pickle
 import socket
 import threading
 import time
 import tracemalloc
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -231,7 +231,7 @@ def test_slow_download_that_makes_progress_is_waited_for(capsys):
     assert capsys.readouterr().out == ""  # no terminal, no bar
 
 
-def test_interrupted_download_ends_in_its_own_thread():
+def test_interrupted_download_ends_in_its_own_thread(monkeypatch):
     """Where Keras deletes the part of the file that it has."""
     tidied = threading.Event()
 
@@ -243,7 +243,11 @@ def test_interrupted_download_ends_in_its_own_thread():
         finally:
             tidied.set()
 
-    threading.Timer(0.3, _thread.interrupt_main).start()
+    def interrupted(seconds):
+        raise KeyboardInterrupt
+
+    clock = SimpleNamespace(monotonic=time.monotonic, sleep=interrupted)
+    monkeypatch.setattr(datasets, "time", clock)
     with pytest.raises(KeyboardInterrupt):
         datasets._unless_stalled(download)
     assert tidied.is_set()

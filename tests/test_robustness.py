@@ -493,6 +493,9 @@ def test_command_takes_range_images_and_names_of_other_folders(
     assert clean["accuracy"] == pytest.approx(right.mean(), abs=0.004)
     assert worst["eps"] == 25.5 and 20 < worst["largest_perturbation"] <= 25.51
     assert worst["accuracy"] < 0.5
+    status, _, error = run_command(capsys, monkeypatch, *options, *output)
+    assert status == 2
+    assert "robustness.json" in error and "--force" in error
     options = [paths[0], "--range", 0, 255, "--data", "digits", "--transfer"]
     status, printed, _ = run_command(capsys, monkeypatch, *options, "--images", 40)
     assert status == 0

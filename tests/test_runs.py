@@ -137,7 +137,7 @@ def test_finished_run_is_replaced_only_by_force(run_script, tmp_path):
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     status, _, error = run_script(FIRST, "--output", tmp_path, "--seed", 1)
     assert status == 2
-    assert "holds a finished run" in error and "--force" in error
+    assert "holds an earlier run's results.json" in error and "--force" in error
     assert len(error.splitlines()) == 1
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
     options = ["--output", tmp_path, "--seed", 1, "--force"]
