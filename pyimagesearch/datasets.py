@@ -118,7 +118,7 @@ def _load_from_keras(name):
     import keras
 
     usual = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(8)  # seconds; then Keras deletes the part that it has
+    socket.setdefaulttimeout(10)  # seconds; then Keras deletes the part that it has
     try:
         train, test = _unless_stalled(getattr(keras.datasets, name).load_data)
     except Exception as error:  # what Keras raises
@@ -145,7 +145,7 @@ class _Progress:
         return getattr(self.stdout, name)
 
 
-def _unless_stalled(download, seconds=10.0):
+def _unless_stalled(download, seconds=12.0):
     # In a thread, because no time-out of a socket would do alone: the look-up of a name
     # knows none, and each address of a host would be waited for in turn.
     outcome = []

@@ -74,6 +74,19 @@ def digits_file(digits, tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory):
+    """A data file of 300 images, 8x8, of which three classes show a corner each."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(3, size=300)
+    images = rng.integers(60, size=(300, 8, 8), dtype=np.uint8)
+    images += np.uint8(120 * np.repeat(np.eye(3, 4), 2, axis=1)[labels])[:, np.newaxis]
+    path = tmp_path_factory.mktemp("data") / "tiny.npz"
+    arrays = {"x_train": images[:200], "y_train": labels[:200]}
+    np.savez(path, **arrays, x_test=images[200:], y_test=labels[200:])
+    return path
+
+
 @pytest.fixture
 def model():
     return build_classifier()

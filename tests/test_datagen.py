@@ -126,6 +126,14 @@ def test_every_image_is_drawn_and_mixed_evenly():
         np.testing.assert_allclose(counts, 100, atol=45)
 
 
+@pytest.mark.parametrize(("split", "attacked"), [(0.0, 20), (1.0, 0)])
+def test_batches_of_one_kind(split, attacked):
+    batches = generate_mixed_adverserial_batch(
+        classifier(), 20, numbered(20), np.zeros(20), DIMS, 0.1, split, attack=add_ten
+    )
+    assert (next(batches)[0][:, 0, 0, 0] >= 10).sum() == attacked
+
+
 def test_halves_are_drawn_independently():
     batches = generate_mixed_adverserial_batch(
         classifier(), 20, numbered(10), np.zeros(10), DIMS, attack=add_ten

@@ -19,6 +19,14 @@ def run_python(code, **environment):
     )
 
 
+def test_error_of_our_own_keeps_its_traceback():
+    code = (
+        "from argparse import Namespace; from pyimagesearch import experiment;"
+        "experiment.run_script(lambda _: 1 / 0, Namespace(output=None))"
+    )
+    assert "Traceback" in run_python(code).stderr
+
+
 def test_reader_of_the_output_that_leaves_is_no_error():
     code = (
         "from argparse import Namespace; from pyimagesearch import experiment;"

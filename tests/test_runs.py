@@ -32,20 +32,8 @@ class PowerLoss(BaseException):
     """Ends a run where nothing may tidy up after it."""
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    rng = np.random.default_rng(0)
-    labels = rng.integers(3, size=300)
-    images = rng.integers(60, size=(300, 8, 8), dtype=np.uint8)
-    images += np.uint8(120 * np.repeat(np.eye(3, 4), 2, axis=1)[labels])[:, np.newaxis]
-    path = tmp_path_factory.mktemp("data") / "tiny.npz"
-    arrays = {"x_train": images[:200], "y_train": labels[:200]}
-    np.savez(path, **arrays, x_test=images[200:], y_test=labels[200:])
-    return path
-
-
 @pytest.fixture
-def run_script(data, monkeypatch, capsys):
+def run_script(tiny_data, monkeypatch, capsys):
     """Return a function that runs a script in this process, by default fast."""
 
     def run(script, *options, pictures=False):
@@ -53,7 +41,15 @@ def run_script(data, monkeypatch, capsys):
             monkeypatch.setattr(plotting, "save_pictures", lambda *_: None)
         monkeypatch.syspath_prepend(ROOT)
         monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
-        arguments = ["--data", data, "--epochs", 2, "--fine-tune-epochs", 1, *options]
+        arguments = [
+            "--data",
+            tiny_data,
+            "--epochs",
+            2,
+            "--fine-tune-epochs",
+            1,
+            *options,
+        ]
         monkeypatch.setattr(sys, "argv", [f"{script}.py", *map(str, arguments)])
         module, status = importlib.import_module(script), 0
         mixed = script == SECOND
