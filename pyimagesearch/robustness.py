@@ -375,9 +375,11 @@ def parse_options() -> Namespace:
     paths, options.models = options.models, {}
     for path in paths:
         experiment.check_model_file("MODEL.keras", path)
-        name = Path(path).stem
+        stem = name = Path(path).stem
+        number = 1
         while name in options.models:
-            name += "_2"
+            number += 1
+            name = f"{stem}_{number}"
         options.models[name] = path
     return options
 

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import keras
@@ -500,6 +501,16 @@ def test_command_takes_range_images_and_names_of_other_folders(
     status, printed, _ = run_command(capsys, monkeypatch, *options, "--images", 40)
     assert status == 0
     assert "on 40 test images" in printed and "transfer (black box)" in printed
+
+
+def test_models_of_one_name_are_numbered(tmp_path, monkeypatch):
+    paths = [tmp_path / name / "m.keras" for name in "abc"]
+    for path in paths:
+        path.parent.mkdir()
+        zipfile.ZipFile(path, "w").close()
+    monkeypatch.setattr(sys, "argv", ["robustness", *map(str, paths)])
+    models = robustness.parse_options().models
+    assert models == dict(zip(["m", "m_2", "m_3"], map(str, paths), strict=True))
 
 
 def test_model_that_returns_nan_is_one_line(tmp_path, capsys, monkeypatch):
