@@ -62,6 +62,7 @@ def parse_options(description: str, mixed: bool = False) -> argparse.Namespace:
     if options.model:
         check_model_file("--model", options.model)
     if options.output:
+        make_folder(options.output)
         networks = [(options.output / name).resolve() for name in runs.NETWORKS]
         if options.model and Path(options.model).resolve() in networks:
             got = f"got {options.model!r}"
@@ -115,6 +116,15 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
         names = ", ".join(datasets.NAMES)
         fail(f"--data must be {names} or an .npz file, got {options.data!r}")
     return options
+
+
+def make_folder(folder: Path) -> None:
+    """Make the output folder, or fail if it is not one to write to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        fail(f"--output must be a folder to write to: {error}")
 
 
 def check_output(options: argparse.Namespace, *names: str) -> None:
@@ -276,12 +286,6 @@ def run_script(
     # So that log files grow line by line, and take file names of any kind.
     sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     warnings.formatwarning = lambda message, *_, **__: f"[INFO] {message}\n"
-    if options.output:
-        try:
-            options.output.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=options.output).close()
-        except OSError as error:
-            fail(f"--output must be a folder to write to: {error}")
     goes_on = "epochs" in options and options.output
     hint = "; the same command goes on after the last finished epoch" * bool(goes_on)
     try:

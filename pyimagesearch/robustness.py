@@ -370,8 +370,6 @@ def parse_options() -> Namespace:
     if max(options.eps) > high - low:
         got = f"got {max(options.eps):g}"
         experiment.fail(f"--eps must be from 0 to the range's {high - low:g}, {got}")
-    if options.output:
-        experiment.check_output(options, "robustness.json", "accuracy.png")
     paths, options.models = options.models, {}
     for path in paths:
         experiment.check_model_file("MODEL.keras", path)
@@ -381,6 +379,9 @@ def parse_options() -> Namespace:
             number += 1
             name = f"{stem}_{number}"
         options.models[name] = path
+    if options.output:
+        experiment.make_folder(options.output)
+        experiment.check_output(options, "robustness.json", "accuracy.png")
     return options
 
 

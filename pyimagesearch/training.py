@@ -100,11 +100,11 @@ class _Epochs(keras.callbacks.Callback):
                 variable.assign(rng.integers(2**31, size=2))
 
     def on_epoch_end(self, epoch, logs=None):
+        phase, number = PHASES[self.phase], epoch + 1
+        if not np.isfinite(loss := logs["loss"]):
+            raise FloatingPointError(f"the loss in epoch {number} of {phase} is {loss}")
         seconds = time.perf_counter() - self.started
-        row = {"phase": PHASES[self.phase], "epoch": epoch + 1, "seconds": seconds}
-        if not np.isfinite(logs["loss"]):
-            what = f"epoch {epoch + 1} of {PHASES[self.phase]}"
-            raise FloatingPointError(f"the loss in {what} is {logs['loss']}")
+        row = {"phase": phase, "epoch": number, "seconds": seconds}
         self.run.save(self.model, row | logs)
 
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -78,6 +79,7 @@ WRONG_OPTIONS = [
     (["--model", "no.keras"], "--model", "no.keras"),
     (["--model", "README.md"], "--model", "README.md"),
     (["--output", "README.md"], "--output", "README.md"),
+    (["--output", 300 * "a"], "--output", "aaa"),
 ]
 WRONG_MIXED_OPTIONS = [
     (["--split", "1.5"], "--split", "1.5"),
@@ -98,10 +100,14 @@ WRONG_COMMANDS = [
 ]
 
 
-def test_options_are_answered_before_tensorflow_is_loaded():
+def test_options_are_answered_before_tensorflow_is_loaded(tmp_path):
+    model = tmp_path / "model.keras"
+    zipfile.ZipFile(model, "w").close()
     cases = [(script, options) for script in SCRIPTS for options, *_ in WRONG_OPTIONS]
     cases += [(COMMAND, [MODEL, *options]) for options, *_ in WRONG_COMMANDS]
     cases += [(COMMAND, ["README.md"])]
+    outputs = [[str(model), "--output", wrong] for wrong in ("README.md", 300 * "a")]
+    cases += [(COMMAND, options) for options in outputs]
     cases += [(SCRIPTS[1], options) for options, *_ in WRONG_MIXED_OPTIONS]
     cases += [(SCRIPTS[0], ["--split", "0.5"]), (SCRIPTS[1], ["--honest"])]
     cases += [(script, ["--help"]) for script in (*SCRIPTS, COMMAND)]
@@ -128,6 +134,7 @@ assert not {{"tensorflow", "keras", "sklearn"}} & set(sys.modules)
         error, status = lines  # one line, no usage, no traceback
         assert error.startswith(f"{script}.py: error: ")
         assert status == "exit status 2"
+        assert options not in outputs or "--output must be a folder" in error
         for wanted, *named in WRONG_OPTIONS + WRONG_MIXED_OPTIONS + WRONG_COMMANDS:
             if options in (wanted, [MODEL, *wanted]):
                 assert all(name in error for name in named)

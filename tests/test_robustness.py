@@ -471,7 +471,7 @@ def test_table_of_many_models_goes_on_below():
 def test_command_takes_range_images_and_names_of_other_folders(
     digits, tmp_path, capsys, monkeypatch
 ):
-    model, *_ = digits
+    model, _, (images, labels) = digits
     scaled = keras.Sequential(
         [keras.Input((28, 28, 1)), keras.layers.Rescaling(1 / 255), model]
     )
@@ -488,7 +488,6 @@ def test_command_takes_range_images_and_names_of_other_folders(
     wide = json.loads((tmp_path / "robustness.json").read_text())
     assert list(wide["results"]) == ["m", "m_2"]
     assert wide["images"] == 360
-    _, (images, labels) = datasets.load("digits")
     right = answers(model, images) == labels.argmax(axis=1)
     clean, *_, worst = wide["results"]["m"]
     assert clean["accuracy"] == pytest.approx(right.mean(), abs=0.004)

@@ -41,15 +41,8 @@ def run_script(tiny_data, monkeypatch, capsys):
             monkeypatch.setattr(plotting, "save_pictures", lambda *_: None)
         monkeypatch.syspath_prepend(ROOT)
         monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
-        arguments = [
-            "--data",
-            tiny_data,
-            "--epochs",
-            2,
-            "--fine-tune-epochs",
-            1,
-            *options,
-        ]
+        epochs = ["--epochs", 2, "--fine-tune-epochs", 1]
+        arguments = ["--data", tiny_data, *epochs, *options]
         monkeypatch.setattr(sys, "argv", [f"{script}.py", *map(str, arguments)])
         module, status = importlib.import_module(script), 0
         mixed = script == SECOND
@@ -196,8 +189,7 @@ def test_interrupt_and_full_disk_are_one_line(
     assert "[INFO] going on after epoch 1 of training\n" in printed
 
 
-def network(classes=3, activation="softmax", shape=(8, 8, 1)):
-    return build_classifier(shape, classes, activation)
+network = partial(build_classifier, (8, 8, 1))
 
 
 def nan_network():
@@ -235,7 +227,7 @@ def no_batch():
     [
         (partial(network, classes=1), r"3 classes .*\(1,\)"),
         (partial(network, activation=None), "probabilities"),
-        (partial(network, shape=(6, 6, 1)), r"\(8, 8, 1\), not \(None, 6, 6, 1\)"),
+        (build_classifier, r"\(8, 8, 1\), not \(None, 6, 6, 1\)"),
         (nan_network, "probabilities.* nan"),
         (nan_on_bright_images, "probabilities.* nan"),
         (network_for_bytes, "cannot be attacked: .*no gradient"),
