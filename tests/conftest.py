@@ -58,7 +58,7 @@ def art_classifier(model, loss):
 @pytest.fixture(scope="session")
 def digits():
     """A SimpleCNN trained on scikit-learn's digits, the training and the test data."""
-    keras.utils.set_random_seed(0)
+    keras.utils.set_random_seed(1)  # not a test's: a substitute starts elsewhere
     train, test = datasets.load("digits")
     model = SimpleCNN.build(28, 28, 1, 10)
     model.compile("adam", "categorical_crossentropy", metrics=["accuracy"])

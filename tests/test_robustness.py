@@ -293,11 +293,11 @@ def test_transfer_fools_a_network_that_it_never_saw(digits):
     model, (own_images, _), (images, labels) = digits
     few = slice(100)
     rows = by_attack(
-        quick(model, images[few], labels[few], 0.06, attacker_images=own_images), 0.06
+        quick(model, images[few], labels[few], 0.2, attacker_images=own_images), 0.2
     )
     black_box = rows["transfer (black box)"]
     assert black_box.accuracy <= rows["random signs"].accuracy - 0.2
-    assert black_box.accuracy >= rows["PGD, margin"].accuracy + 0.05
+    assert black_box.accuracy >= rows["PGD, margin"].accuracy + 0.1
     assert rows["worst case"].accuracy <= black_box.accuracy
 
 
