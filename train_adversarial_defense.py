@@ -3,77 +3,80 @@
 The run of "Defending against adversarial image attacks with Keras and TensorFlow".
 """
 
-from pyimagesearch import experiment
+from pyimagesearch.experiment.console import report, run_script
+from pyimagesearch.experiment.options import parse_options
 
 
 def main(options):
     """Tell the tutorial's story from start to finish."""
-    experiment.import_tensorflow()
+    # Imported here, so that --help and wrong options are answered at once.
     import keras
     from keras.optimizers import Adam
 
-    from pyimagesearch.fgsm import generate_image_adversary
-    from pyimagesearch.plotting import save_pictures
-    from pyimagesearch.robustness import print_honest_check
+    from pyimagesearch.datagen import generate_adversarial_batch
+    from pyimagesearch.experiment import check, loading, results
     from pyimagesearch.simplecnn import SimpleCNN
-    from pyimagesearch.training import fit
+    from pyimagesearch.training.epochs import shuffled, steps_of
 
     keras.utils.set_random_seed(options.seed)
+    batch_size, eps, seed = options.batch_size, options.eps, options.seed
 
     print("[INFO] loading MNIST dataset...")
-    train, test = experiment.load_data(options)
-    run = experiment.open_run(options, train, test)
-    test_images, test_labels = test
-    height, width, depth = test_images.shape[1:]
-    classes = test_labels.shape[1]
+    train, test = loading.load_data(options)
+    run = loading.open_run(options, train, test)
+    (test_images, test_labels), classes = test, test[1].shape[1]
+    dims = height, width, depth = test_images.shape[1:]
 
     print("[INFO] compiling model...")
+    model = SimpleCNN.build(width, height, depth, classes)
     if options.model:
-        model = experiment.load_model(options.model, test)
-    else:
-        model = SimpleCNN.build(width, height, depth, classes)
+        model = loading.load_model(options.model, test)
     model.compile(Adam(1e-3), "categorical_crossentropy", metrics=["accuracy"])
 
     if not options.model:
         print("[INFO] training network...")
-        fit(model, train, run, phase=0, epochs=options.epochs, validation_data=test)
-    experiment.report("normal testing images", model, test, run)
+        phase = run.resume("training", model)
+        model.fit(
+            shuffled(train, batch_size, phase.rng),
+            validation_data=test,
+            steps_per_epoch=steps_of(train, batch_size),
+            epochs=options.epochs,
+            **phase.settings,  # initial_epoch, callbacks, verbose
+        )
+    report(check.NORMAL, model, test, run)
 
     print("[INFO] generating adversarial examples with FGSM...\n")
-    adversaries = generate_image_adversary(model, *test, eps=options.eps)
-    attacked = (adversaries, test_labels)
-    experiment.report("adversarial testing images", model, attacked, run)
+    total = len(test_images)
+    batches = generate_adversarial_batch(model, total, *test, dims, eps=eps, rng=seed)
+    adversaries = next(batches)  # every test image once
+    report(check.ADVERSARIAL, model, adversaries, run)
+    tuning = adversaries
+    if options.honest:  # the test images stay unseen
+        total = min(total, len(train[0]))
+        batches = generate_adversarial_batch(model, total, *train, dims, eps, rng=seed)
+        tuning = next(batches)
 
-    trained = keras.models.clone_model(model)
-    trained.set_weights(model.get_weights())
+    trained = loading.copy_of(model)
     print("[INFO] re-compiling model...")
     model.compile(Adam(1e-4), "categorical_crossentropy", metrics=["accuracy"])
 
     print("[INFO] fine-tuning network on adversarial examples...")
-    fine_tuning_data = attacked
-    if options.honest:
-        few = [array[: len(test_images)] for array in train]
-        adversaries = generate_image_adversary(model, *few, eps=options.eps)
-        fine_tuning_data = adversaries, few[1]
-    fit(model, fine_tuning_data, run, phase=1, epochs=options.fine_tune_epochs)
+    phase = run.resume("fine-tuning", model)
+    model.fit(
+        shuffled(tuning, batch_size, phase.rng),
+        steps_per_epoch=steps_of(tuning, batch_size),
+        epochs=options.fine_tune_epochs,
+        **phase.settings,
+    )
 
     print()
-    experiment.report("normal testing images *after* fine-tuning", model, test, run)
-    what = "adversarial images *after* fine-tuning"
-    old_accuracy = experiment.report(what, model, attacked, run)
+    report(check.NORMAL_AFTER, model, test, run)
+    report(check.ADVERSARIAL_AFTER, model, adversaries, run)
 
-    # Beyond the tutorial: what is left of the network as it is now?
-    print_honest_check(model, test, options.eps, old_accuracy, run)
-    if not options.honest:
-        print(
-            "[INFO] fine-tuning has seen these test images; --honest keeps them unseen"
-        )
-    if options.output:
-        models = {"trained": trained, "defended": model}
-        experiment.save_models(options.output, models)
-        save_pictures(options.output, models, test, options.eps)
-        run.finish()
+    # Beyond the tutorial: what the defence is worth, and the run's folder.
+    check.check_defence(model, test, run)
+    results.finish(run, {"trained": trained, "defended": model}, train, test)
 
 
 if __name__ == "__main__":
-    experiment.run_script(main, experiment.parse_options(__doc__))
+    run_script(main, parse_options, __doc__)

@@ -3,91 +3,94 @@
 The run of "Mixing normal images and adversarial images when training CNNs".
 """
 
-from pyimagesearch import experiment
+from pyimagesearch.experiment.console import report, run_script
+from pyimagesearch.experiment.options import parse_mixed_options
 
 
 def main(options):
     """Tell the tutorial's story from start to finish."""
-    experiment.import_tensorflow()
+    # Imported here, so that --help and wrong options are answered at once.
     import keras
-    import numpy as np
     from keras.optimizers import Adam
 
-    from pyimagesearch.datagen import generate_mixed_adverserial_batch
-    from pyimagesearch.fgsm import generate_image_adversary
-    from pyimagesearch.plotting import save_pictures
-    from pyimagesearch.robustness import print_honest_check
+    from pyimagesearch import datagen
+    from pyimagesearch.experiment import check, loading, results
     from pyimagesearch.simplecnn import SimpleCNN
-    from pyimagesearch.training import (
-        attack_shifted,
-        fit,
-        fit_batches,
-        make_attack,
-        prepare_robust,
-    )
+    from pyimagesearch.training.epochs import shuffled, steps_of
+    from pyimagesearch.training.robust import make_attack, robust_optimizer
 
     keras.utils.set_random_seed(options.seed)
+    batch_size, eps, seed = options.batch_size, options.eps, options.seed
 
     print("[INFO] loading MNIST dataset...")
-    train, test = experiment.load_data(options)
-    run = experiment.open_run(options, train, test)
-    test_images, test_labels = test
+    train, test = loading.load_data(options)
+    run = loading.open_run(options, train, test)
+    (test_images, test_labels), classes = test, test[1].shape[1]
     dims = height, width, depth = test_images.shape[1:]
-    classes = test_labels.shape[1]
 
     print("[INFO] compiling model...")
+    model = SimpleCNN.build(width, height, depth, classes)
     if options.model:
-        model = experiment.load_model(options.model, test)
-    else:
-        model = SimpleCNN.build(width, height, depth, classes)
+        model = loading.load_model(options.model, test)
     model.compile(Adam(1e-3), "categorical_crossentropy", metrics=["accuracy"])
 
     if not options.model:
         print("[INFO] training network...")
-        fit(model, train, run, phase=0, epochs=options.epochs, validation_data=test)
-    experiment.report("normal testing images", model, test, run)
+        phase = run.resume("training", model)
+        model.fit(
+            shuffled(train, batch_size, phase.rng),
+            validation_data=test,
+            steps_per_epoch=steps_of(train, batch_size),
+            epochs=options.epochs,
+            **phase.settings,  # initial_epoch, callbacks, verbose
+        )
+    report(check.NORMAL, model, test, run)
 
     print("[INFO] generating adversarial examples with FGSM...\n")
-    adversaries = generate_image_adversary(model, *test, eps=options.eps)
-    attacked = (adversaries, test_labels)
-    experiment.report("adversarial testing images", model, attacked, run)
+    batches = datagen.generate_adversarial_batch(
+        model, len(test_images), test_images, test_labels, dims, eps=eps, rng=seed
+    )
+    adversaries = next(batches)  # every test image once
+    report(check.ADVERSARIAL, model, adversaries, run)
 
-    trained = keras.models.clone_model(model)
-    trained.set_weights(model.get_weights())
+    trained = loading.copy_of(model)
     print("[INFO] re-compiling model...")
-    epochs, steps = options.fine_tune_epochs, len(train[0]) // options.batch_size
-    learning_rate, eps = 1e-4, options.eps
+    steps, epochs = len(train[0]) // batch_size, options.fine_tune_epochs
+    optimizer = Adam(1e-4)
     if options.recipe == "robust":
-        learning_rate, eps = prepare_robust(model, epochs * steps), 1.3 * options.eps
-    optimizer = Adam(learning_rate)
+        optimizer = robust_optimizer(model, epochs * steps)
     model.compile(optimizer, "categorical_crossentropy", metrics=["accuracy"])
 
     print("[INFO] creating mixed data generator...")
-
-    def mixed_batches(rng):
-        rng = np.random.default_rng(rng)
-        attack = make_attack(options.attack, eps, rng)
-        if options.recipe == "robust":
-            attack = attack_shifted(attack, rng)
-        batch = options.batch_size, *train, dims, eps, options.split
-        return generate_mixed_adverserial_batch(model, *batch, attack=attack, rng=rng)
+    phase = run.resume("fine-tuning", model)
+    attack = make_attack(options.attack, eps, phase.rng)
+    batches = datagen.generate_mixed_adverserial_batch(
+        model,
+        batch_size,
+        *train,
+        dims,
+        eps,
+        options.split,
+        attack=attack,
+        rng=phase.rng,
+    )
 
     print("[INFO] fine-tuning network on dynamic mixed data...")
-    fit_batches(model, mixed_batches, steps, run, phase=1, epochs=epochs)
+    model.fit(
+        datagen.in_step(batches),
+        steps_per_epoch=steps,
+        epochs=epochs,
+        **phase.settings,
+    )
 
     print()
-    experiment.report("normal testing images *after* fine-tuning", model, test, run)
-    what = "adversarial images *after* fine-tuning"
-    old_accuracy = experiment.report(what, model, attacked, run)
+    report(check.NORMAL_AFTER, model, test, run)
+    report(check.ADVERSARIAL_AFTER, model, adversaries, run)
 
-    # Beyond the tutorial: what is left of the network as it is now?
-    print_honest_check(model, test, options.eps, old_accuracy, run)
-    if options.output:
-        models = {"trained": trained, "defended": model}
-        experiment.save_models(options.output, models)
-        save_pictures(options.output, models, test, options.eps)
-        run.finish()
+    # Beyond the tutorial: what the defence is worth, and the run's folder.
+    check.check_defence(model, test, run)
+    results.finish(run, {"trained": trained, "defended": model}, train, test)
 
 
 if __name__ == "__main__":
-    experiment.run_script(main, experiment.parse_options(__doc__, mixed=True))
+    run_script(main, parse_mixed_options, __doc__)

@@ -1,5 +1,10 @@
 """SimpleCNN, FGSM and adversarial batch generators for Keras 3 on TensorFlow.
 
+Three files are the tutorials' own: `simplecnn.py` is the network, `fgsm.py` the attack,
+`datagen.py` the batch generators. What goes beyond the tutorials is in the folders:
+`attacks/`, `training/` and `robustness/` for use elsewhere, `experiment/` for the two
+scripts, and `core/`, which the others stand on.
+
 Importing this package loads nothing heavy; its modules load TensorFlow and Keras.
 """
 

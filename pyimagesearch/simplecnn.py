@@ -3,7 +3,7 @@
 import keras
 from keras import layers
 
-from pyimagesearch.checks import positive_integer
+from pyimagesearch.core.checks import positive_integer
 
 
 class SimpleCNN:

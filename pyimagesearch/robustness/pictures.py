@@ -4,18 +4,14 @@ They are Matplotlib figures; it is an optional extra, imported when they are dra
 images that have other than three channels, the first one is shown.
 """
 
-import importlib.util
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
 
-from pyimagesearch.datasets import Split
-from pyimagesearch.fgsm import predict_logits
-from pyimagesearch.pgd import projected_gradient_descent, shrinking_steps
-from pyimagesearch.runs import replacing
+from pyimagesearch.attacks import projected_gradient_descent, shrinking_steps
+from pyimagesearch.core.compiled import predict_logits
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,30 +21,26 @@ if TYPE_CHECKING:
 _RIGHT, _WRONG = ("#0072B2", 1), ("#D55E00", 4)
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#000000")
 _MARKERS, _STYLES = list("osD^vP"), ["-", "--", "-.", ":", "-", "--"]
-_STEPS, _IMAGES, _EXAMPLES = 9, 500, 8
+_STEPS, _IMAGES, _EXAMPLES = 7, 500, 8
 
 
-def save_pictures(
-    folder: Path,
+def draw_pictures(
     models: dict[str, keras.Model],
-    data: Split,
+    data: tuple[np.ndarray, np.ndarray],
     eps: float,
     clip: tuple[float, float] = (0.0, 1.0),
-) -> None:
-    """Save a grid of adversaries, an attack's steps, and accuracy against eps, as PNG.
-
-    Without Matplotlib it only prints how to install it.
+) -> dict[str, "Figure"]:
+    """Draw adversaries, an attack's steps, and accuracy against eps.
 
     Args:
-        folder: Where to; it exists.
         models: Classifiers by name.
         data: Images in the range `clip`, and one-hot labels.
         eps: Largest change of a pixel; accuracy is shown up to twice that.
         clip: The valid range of a pixel, `(low, high)`.
+
+    Returns:
+        The figures by name.
     """
-    if importlib.util.find_spec("matplotlib") is None:
-        print("[INFO] no pictures without Matplotlib: pip install matplotlib")
-        return
     images, labels = (array[:_IMAGES] for array in data)
     labels = labels.argmax(axis=1)
     shares, few = (0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 2), slice(_EXAMPLES)
@@ -70,12 +62,8 @@ def save_pictures(
         figures[f"steps_{name}"] = plot_steps(
             model, images[first], labels[first], eps, clip
         )
-    attack = f"PGD, 40 steps, {len(images)} images"
-    figures["accuracy"] = plot_accuracy(curves, attack)
-    for name, figure in figures.items():
-        with replacing(folder / f"{name}.png") as path:
-            figure.savefig(path, dpi=120)
-    print(f"[INFO] saved {len(figures)} pictures in {folder}")
+    figures["accuracy"] = plot_accuracy(curves, f"PGD, 40 steps, {len(images)} images")
+    return figures
 
 
 def plot_adversaries(
@@ -128,12 +116,10 @@ def plot_steps(
     images = [image[np.newaxis]]
     for steps in range(1, _STEPS + 1):
         images.append(attack(images[0], [label], eps, steps=steps))
-    title = f"One image through the steps of the iterated attack, eps {eps:g}"
-    figure, axes = _panels(2, (_STEPS + 1) // 2, title)
+    title = f"One image after each step of the iterated attack, eps {eps:g}"
+    figure, axes = _panels(1, _STEPS + 1, title)
     labels = np.full(_STEPS + 1, label)
-    _show_answers(axes.flat, model, np.concatenate(images), labels, clip)
-    for step, axis in enumerate(axes.flat):
-        axis.set_xlabel(f"after step {step}" if step else "original")
+    _show_answers(axes[0], model, np.concatenate(images), labels, clip)
     return figure
 
 

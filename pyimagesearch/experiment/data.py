@@ -1,23 +1,28 @@
 """Images and labels by name or from a file."""
 
-import contextlib
-import math
+import os
 import socket
-import sys
 import threading
-import time
+import urllib.request
+import warnings
 import zipfile
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
 
-from pyimagesearch.checks import one_line, shown
+from pyimagesearch.core.checks import one_line, shown
 
-_KERAS_NAMES = ("mnist", "fashion_mnist", "cifar10")
-NAMES = (*_KERAS_NAMES, "digits")
+# Keras's data sets: what their files' names begin with in its cache, and their host.
+_STORE = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/"
+_FROM_KERAS = {
+    "mnist": ("mnist.npz", _STORE + "mnist.npz"),
+    "fashion_mnist": ("fashion-mnist", _STORE + "train-labels-idx1-ubyte.gz"),
+    "cifar10": ("cifar-10-batches-py", "https://www.cs.toronto.edu/~kriz/cifar.html"),
+}
+NAMES = (*_FROM_KERAS, "digits")
 _NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
-_MOST_UNPACKED, _UNUSED_CLASSES = 50, 100
+_UNUSED_CLASSES, _PATIENCE = 100, 15  # seconds
 
 Split = tuple[np.ndarray, np.ndarray]
 
@@ -44,7 +49,7 @@ def load(data: str) -> tuple[Split, Split]:
         raise TypeError(f"data must be a name or a path, got {shown(data)}")
     if data == "digits":
         arrays = _load_digits()
-    elif data in _KERAS_NAMES:
+    elif data in _FROM_KERAS:
         arrays = _load_from_keras(data)
     else:
         arrays = _load_npz(data)
@@ -85,42 +90,30 @@ def _load_digits():
 
 def _load_npz(path):
     try:
-        with zipfile.ZipFile(path) as archive:
-            members = [archive.getinfo(f"{key}.npy") for key in _NPZ_KEYS]
-            unpacked = sum(member.file_size for member in members)
-            limit = 2**20 + _MOST_UNPACKED * Path(path).stat().st_size
-            if unpacked > limit:
-                raise ValueError(f"{unpacked:,} bytes packed too tightly: np.savez it")
-            return [_read_array(archive, member) for member in members]
+        with np.load(path, allow_pickle=False) as archive:
+            return [archive[key] for key in _NPZ_KEYS]
     except Exception as error:  # zip, zlib and NumPy raise a dozen kinds
         wanted = f"an .npz file of the arrays {', '.join(_NPZ_KEYS)}, none pickled"
         raise ValueError(f"{path} is not {wanted}: {one_line(error)}") from error
 
 
-def _read_array(archive, member):
-    # NumPy would make room for all that the array's header claims, and then read.
-    with archive.open(member) as file:
-        version = np.lib.format.read_magic(file)
-        read_header = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }[version]
-        shape, is_fortran, dtype = read_header(file)
-        if dtype.hasobject:
-            raise ValueError(f"{member.filename} is pickled")
-        if math.prod(shape) * dtype.itemsize != member.file_size - file.tell():
-            raise ValueError(f"{member.filename} does not hold an array {shape}")
-        array = np.frombuffer(file.read(), dtype)
-    return array.reshape(shape, order="F" if is_fortran else "C")
-
-
 def _load_from_keras(name):
     import keras
 
+    start, url = _FROM_KERAS[name]
+    home = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser()
+    cached = sorted(home.glob(f"datasets/{start}*"))
+    if name == "mnist" and cached:  # Keras would not look into a read-only folder
+        try:
+            return _load_npz(cached[0])
+        except ValueError as error:
+            raise ValueError(f"{error}; delete it to download it again") from error
     usual = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(10)  # seconds; then Keras deletes the part that it has
+    socket.setdefaulttimeout(_PATIENCE)  # seconds without data
     try:
-        train, test = _unless_stalled(getattr(keras.datasets, name).load_data)
+        if not cached:
+            _reach(url)
+        train, test = getattr(keras.datasets, name).load_data()
     except Exception as error:  # what Keras raises
         reason = f"{name} is neither cached nor downloadable: {one_line(error)}"
         raise ConnectionError(reason) from error
@@ -129,48 +122,22 @@ def _load_from_keras(name):
     return *train, *test
 
 
-class _Progress:
-    """Standard output, silent in log files, that notes when it was last written to."""
+def _reach(url):
+    """Raise unless a host answers in time; the look-up of its name has no time limit."""
+    errors = [TimeoutError(f"no answer from {url} in {_PATIENCE} seconds")]
 
-    def __init__(self):
-        self.stdout, self.last, self.stopped = sys.stdout, time.monotonic(), False
-
-    def write(self, text):
-        if self.stopped:
-            raise KeyboardInterrupt
-        self.last = time.monotonic()
-        return self.stdout.write(text) if self.stdout.isatty() else len(text)
-
-    def __getattr__(self, name):
-        return getattr(self.stdout, name)
-
-
-def _unless_stalled(download, seconds=12.0):
-    # In a thread, because no time-out of a socket would do alone: the look-up of a name
-    # knows none, and each address of a host would be waited for in turn.
-    outcome = []
-
-    def run():
+    def connect():
         try:
-            outcome.append(download())
-        except BaseException as error:
-            outcome.append(error)
+            urllib.request.urlopen(url).close()
+            errors.clear()
+        except OSError as error:
+            errors[:] = [error]
 
-    thread = threading.Thread(target=run, daemon=True)
-    with contextlib.redirect_stdout(_Progress()) as progress:
-        thread.start()
-        try:
-            while thread.is_alive() and time.monotonic() < progress.last + seconds:
-                time.sleep(0.05)
-        except KeyboardInterrupt:  # to the thread, too, so that Keras tidies up there
-            progress.stopped = True
-            thread.join(2)
-            raise
-    if not outcome:
-        raise TimeoutError(f"no data for {seconds:g} seconds")
-    if isinstance(outcome[0], BaseException):
-        raise outcome[0]
-    return outcome[0]
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(_PATIENCE + 1)
+    if errors:
+        raise errors[0]
 
 
 def _images(key, images):
@@ -180,6 +147,12 @@ def _images(key, images):
         got = f"{images.dtype} of shape {images.shape}"
         raise ValueError(f"{key} must be numbers (n, h, w) or (n, h, w, c), got {got}")
     highest = 1 if images.dtype.kind == "f" else 255
+    if 0 < images.max() < highest / 2 and highest == 255:
+        warnings.warn(
+            f"{key} holds integers up to {images.max()} only, and is divided by 255 all "
+            "the same: scale it to 0 to 255, or to floats from 0 to 1",
+            stacklevel=2,
+        )
     if not (images.min() >= 0 and images.max() <= highest):  # NaN is refused, too
         got = f"{images.dtype} from {images.min():g} to {images.max():g}"
         raise ValueError(f"{key} must be integers to 255 or floats to 1, got {got}")

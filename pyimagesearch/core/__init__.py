@@ -1,0 +1,1 @@
+"""What every attack and generator stands on: checks, losses, compiling once."""

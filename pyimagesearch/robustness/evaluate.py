@@ -1,0 +1,200 @@
+"""How much of a classifier survives attack: a table of accuracies."""
+
+import sys
+import time
+import warnings
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+from pyimagesearch.core import checks
+from pyimagesearch.core.compiled import predict_logits
+from pyimagesearch.core.gradients import check_outputs, each_warning_once
+from pyimagesearch.robustness.classifier import check_accuracy, class_ids, find_doubts
+from pyimagesearch.robustness.suite import SQUARE, make_suite
+from pyimagesearch.robustness.transfer import train_substitute
+
+_DOUBTED_IMAGES = 200
+_PASSES = 16  # over which the answers of a model that answers at random are averaged
+
+
+class Row(NamedTuple):
+    """What an attack leaves of a classifier.
+
+    Attributes:
+        attack: Name of the attack.
+        eps: Largest change that it may make, in the units of the images.
+        accuracy: Share of all images that stay correct, 0 to 1.
+        loss: Mean cross-entropy.
+        seconds: Time that the attack took.
+        mean_perturbation: Mean absolute change of a value, over all images, also
+            those that are not attacked.
+        largest_perturbation: Largest absolute change of a value.
+    """
+
+    attack: str
+    eps: float
+    accuracy: float
+    loss: float
+    seconds: float
+    mean_perturbation: float
+    largest_perturbation: float
+
+
+def evaluate_robustness(
+    model: keras.Model,
+    images: np.ndarray,
+    labels: np.ndarray,
+    eps: float | list[float] = 0.1,
+    clip: tuple[float, float] = (0.0, 1.0),
+    *,
+    steps: int = 100,
+    queries: int = 2000,
+    attacker_images: np.ndarray | None = None,
+    from_logits: bool | None = None,
+    rng: checks.Seed | None = None,
+    verbose: bool | None = None,
+) -> list[Row]:
+    """Attack a classifier in many ways, on valid images only.
+
+    An image that the model gets wrong unaided has fallen to every attack, and is not
+    attacked. Each attack starts on all others, whatever fell to another one, so that
+    its row is its own; only the Square attack, which takes longest, gets what the
+    others leave, as its name says. In the row `worst case` an image is correct only if
+    every attack failed on it; its loss and change are those of the attack that fooled
+    the model with the highest loss, or came nearest.
+
+    It warns where gradients seem to mislead the attacks: if PGD is weaker than FGSM,
+    than the black-box attack or than the Square attack, if three times the steps leave
+    a point less, or if more than 5% withstand an eps of half the range. The answers of
+    a model that answers at random are averaged over 16 passes, with a warning.
+
+    Args:
+        model: A Keras model that maps one image tensor to the probabilities or logits
+            of classes, or to one of them for two classes.
+        images: Images `(n, height, width, channels)` in the range `clip`.
+        labels: One-hot rows or class ids.
+        eps: Largest change of a value, in the units of the images; or several.
+        clip: The valid range of a value, `(low, high)`.
+        steps: Steps of PGD; fewer of them are weaker, and for large models.
+        queries: Queries of the Square attack; likewise.
+        attacker_images: Images of an attacker who cannot see the weights. Their
+            adversaries are made against a substitute (`pyimagesearch.robustness
+            .transfer`), whose training is not timed.
+        from_logits: Whether the model returns logits, where its last operation does not
+            tell. By default the loss says so that it was compiled with, or else its
+            answers to the images do.
+        rng: Seed or NumPy generator; by default a seed from NumPy's global state.
+        verbose: Whether to show a progress bar; by default on a terminal.
+
+    Returns:
+        The row `clean`, then for each eps a row per attack and the worst case.
+
+    Raises:
+        TypeError: If an argument is of a wrong type.
+        ValueError: If an argument is out of range or does not fit the model, if the
+            model is no classifier, or returns NaN or infinity.
+    """
+    images, _, (low, high) = checks.attack_arguments("images", images, 0, clip)
+    if clip is None or low == high:
+        raise ValueError(f"clip must be (low, high), low below high, got {clip}")
+    images = np.clip(images, low, high)
+    given = checks.finite_array("eps", eps).ravel().tolist()
+    width = float(high - low)
+    all_eps = dict.fromkeys(checks.number_in("eps", value, 0, width) for value in given)
+    steps = checks.positive_integer("steps", steps)
+    queries = checks.positive_integer("queries", queries)
+    rng = checks.generator(rng)
+    labels = class_ids(model, images, labels, from_logits)
+
+    def predict(given):
+        logits = predict_logits(model, given, from_logits)
+        for _ in range(passes - 1):
+            logits += predict_logits(model, given, from_logits)
+        check_outputs(model, np.isfinite(logits).all(axis=1))
+        return logits / passes
+
+    passes, warned = 1, set()
+    logits = predict(images)
+    if not np.allclose(logits, predict(images), rtol=1e-3, atol=1e-4):
+        passes = _PASSES
+        warnings.warn(
+            f"model {model.name!r} answers at random: two passes over the same images "
+            f"differ, so answers are averaged over {passes} of them",
+            stacklevel=2,
+        )
+    elif from_logits is None:
+        check_accuracy(model, images, labels, logits)
+    substitute = None
+    if attacker_images is not None:
+        own, *_ = checks.attack_arguments("attacker_images", attacker_images, 0, clip)
+        if own.shape[1:] != images.shape[1:]:
+            got = f"{own.shape[1:]} instead of {images.shape[1:]}"
+            raise ValueError(f"attacker_images must have the images' shape, got {got}")
+        answers = predict(own).argmax(axis=1)
+        substitute = train_substitute(own, answers, clip, logits.shape[1], rng=rng)
+    suite = make_suite(
+        model, substitute, predict, clip, steps, queries, from_logits, rng
+    )
+
+    def outcome(adversaries, rows):
+        """Return correctness, loss, mean and largest change, each of an image a row."""
+        logits, each = predict(adversaries).astype(float), np.arange(len(rows))
+        changes = np.abs(adversaries - images[rows]).reshape(len(rows), -1)
+        moves = changes.mean(axis=1, dtype=float), changes.max(axis=1)
+        losses = np.logaddexp.reduce(logits, axis=1) - logits[each, labels[rows]]
+        return np.stack([logits.argmax(axis=1) == labels[rows], losses, *moves])
+
+    def summary(name, eps, outcome, seconds):
+        accuracy, loss, mean, _ = outcome.mean(axis=1)
+        numbers = (accuracy, loss, seconds, mean, outcome[3].max())
+        return Row(name, eps, *map(float, numbers))
+
+    started = time.perf_counter()
+    clean = outcome(images, np.arange(len(images)))
+    table = [summary("clean", 0.0, clean, time.perf_counter() - started)]
+    standing = np.flatnonzero(clean[0])
+    verbose = sys.stdout.isatty() if verbose is None else verbose
+    total = len(all_eps) * len(suite)
+    progress = keras.utils.Progbar(total, verbose=int(verbose), unit_name="attack")
+    for value in all_eps:
+        worst, rows_of_eps, seconds_of_all = clean, [], 0.0
+        for name, attack in suite.items():
+            rows = np.flatnonzero(worst[0]) if name == SQUARE else standing
+            started, found = time.perf_counter(), (worst if name == SQUARE else clean)
+            found = found.copy()
+            if value > 0 and len(rows):
+                with each_warning_once(warned):
+                    adversaries = attack(images[rows], labels[rows], value)
+                found[:, rows] = outcome(adversaries, rows)
+            seconds = time.perf_counter() - started
+            seconds_of_all += seconds
+            rows_of_eps.append(summary(name, value, found, seconds))
+            worst = _worse(worst, found)
+            progress.add(1)
+        rows_of_eps.append(summary("worst case", value, worst, seconds_of_all))
+        table += rows_of_eps
+        few = np.flatnonzero(worst[0])[:_DOUBTED_IMAGES]
+        if few.size and value > 0:
+            attack = suite["PGD, cross-entropy"]
+            harder, largest = (
+                outcome(attack(images[few], labels[few], bound, steps=3 * steps), few)
+                for bound in (value, width / 2)
+            )
+            drop = rows_of_eps[-1].accuracy * (1 - harder[0].mean())
+            shares = {row.attack: row.accuracy for row in rows_of_eps}
+            for doubt in find_doubts(shares, drop, largest[0].mean()):
+                text = f"model {model.name!r}, eps {value:g}: {doubt}"
+                warnings.warn(text, stacklevel=2)
+    return table
+
+
+def _worse(one, other):
+    """Return of two outcomes each image's worse: fooled, or else the higher loss."""
+
+    def damage(outcome):
+        correct, losses, *_ = outcome
+        return np.where(correct, losses / (1 + losses), 1 + losses)
+
+    return np.where(damage(other) > damage(one), other, one)
