@@ -14,7 +14,8 @@ def main(options):
     from keras.optimizers import Adam
 
     from pyimagesearch.datagen import generate_adversarial_batch
-    from pyimagesearch.experiment import check, loading, results
+    from pyimagesearch.experiment import loading
+    from pyimagesearch.experiment.ending import check_defence, finish
     from pyimagesearch.simplecnn import SimpleCNN
     from pyimagesearch.training.epochs import shuffled, steps_of
 
@@ -24,7 +25,7 @@ def main(options):
     print("[INFO] loading MNIST dataset...")
     train, test = loading.load_data(options)
     run = loading.open_run(options, train, test)
-    (test_images, test_labels), classes = test, test[1].shape[1]
+    test_images, classes = test[0], test[1].shape[1]
     dims = height, width, depth = test_images.shape[1:]
 
     print("[INFO] compiling model...")
@@ -35,21 +36,21 @@ def main(options):
 
     if not options.model:
         print("[INFO] training network...")
-        phase = run.resume("training", model)
+        rng, resumed = run.resume("training", model)
         model.fit(
-            shuffled(train, batch_size, phase.rng),
+            shuffled(train, batch_size, rng),
             validation_data=test,
             steps_per_epoch=steps_of(train, batch_size),
             epochs=options.epochs,
-            **phase.settings,  # initial_epoch, callbacks, verbose
+            **resumed,  # initial_epoch, callbacks, verbose
         )
-    report(check.NORMAL, model, test, run)
+    report("normal testing images", model, test, run)
 
     print("[INFO] generating adversarial examples with FGSM...\n")
     total = len(test_images)
     batches = generate_adversarial_batch(model, total, *test, dims, eps=eps, rng=seed)
     adversaries = next(batches)  # every test image once
-    report(check.ADVERSARIAL, model, adversaries, run)
+    report("adversarial testing images", model, adversaries, run)
     tuning = adversaries
     if options.honest:  # the test images stay unseen
         total = min(total, len(train[0]))
@@ -61,21 +62,22 @@ def main(options):
     model.compile(Adam(1e-4), "categorical_crossentropy", metrics=["accuracy"])
 
     print("[INFO] fine-tuning network on adversarial examples...")
-    phase = run.resume("fine-tuning", model)
+    rng, resumed = run.resume("fine-tuning", model)
     model.fit(
-        shuffled(tuning, batch_size, phase.rng),
+        shuffled(tuning, batch_size, rng),
         steps_per_epoch=steps_of(tuning, batch_size),
         epochs=options.fine_tune_epochs,
-        **phase.settings,
+        **resumed,
     )
 
     print()
-    report(check.NORMAL_AFTER, model, test, run)
-    report(check.ADVERSARIAL_AFTER, model, adversaries, run)
+    report("normal testing images *after* fine-tuning", model, test, run)
+    what = "adversarial images *after* fine-tuning"
+    report(what, model, adversaries, run)
 
     # Beyond the tutorial: what the defence is worth, and the run's folder.
-    check.check_defence(model, test, run)
-    results.finish(run, {"trained": trained, "defended": model}, train, test)
+    check_defence(model, test, run)
+    finish(run, {"trained": trained, "defended": model}, test)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ def main(options):
     from keras.optimizers import Adam
 
     from pyimagesearch import datagen
-    from pyimagesearch.experiment import check, loading, results
+    from pyimagesearch.experiment import loading
+    from pyimagesearch.experiment.ending import check_defence, finish
     from pyimagesearch.simplecnn import SimpleCNN
     from pyimagesearch.training.epochs import shuffled, steps_of
     from pyimagesearch.training.robust import make_attack, robust_optimizer
@@ -25,7 +26,7 @@ def main(options):
     print("[INFO] loading MNIST dataset...")
     train, test = loading.load_data(options)
     run = loading.open_run(options, train, test)
-    (test_images, test_labels), classes = test, test[1].shape[1]
+    test_images, classes = test[0], test[1].shape[1]
     dims = height, width, depth = test_images.shape[1:]
 
     print("[INFO] compiling model...")
@@ -36,22 +37,22 @@ def main(options):
 
     if not options.model:
         print("[INFO] training network...")
-        phase = run.resume("training", model)
+        rng, resumed = run.resume("training", model)
         model.fit(
-            shuffled(train, batch_size, phase.rng),
+            shuffled(train, batch_size, rng),
             validation_data=test,
             steps_per_epoch=steps_of(train, batch_size),
             epochs=options.epochs,
-            **phase.settings,  # initial_epoch, callbacks, verbose
+            **resumed,  # initial_epoch, callbacks, verbose
         )
-    report(check.NORMAL, model, test, run)
+    report("normal testing images", model, test, run)
 
     print("[INFO] generating adversarial examples with FGSM...\n")
     batches = datagen.generate_adversarial_batch(
-        model, len(test_images), test_images, test_labels, dims, eps=eps, rng=seed
+        model, len(test_images), *test, dims, eps=eps, rng=seed
     )
     adversaries = next(batches)  # every test image once
-    report(check.ADVERSARIAL, model, adversaries, run)
+    report("adversarial testing images", model, adversaries, run)
 
     trained = loading.copy_of(model)
     print("[INFO] re-compiling model...")
@@ -62,8 +63,8 @@ def main(options):
     model.compile(optimizer, "categorical_crossentropy", metrics=["accuracy"])
 
     print("[INFO] creating mixed data generator...")
-    phase = run.resume("fine-tuning", model)
-    attack = make_attack(options.attack, eps, phase.rng)
+    rng, resumed = run.resume("fine-tuning", model)
+    attack = make_attack(options.attack, eps, rng)
     batches = datagen.generate_mixed_adverserial_batch(
         model,
         batch_size,
@@ -72,7 +73,7 @@ def main(options):
         eps,
         options.split,
         attack=attack,
-        rng=phase.rng,
+        rng=rng,
     )
 
     print("[INFO] fine-tuning network on dynamic mixed data...")
@@ -80,16 +81,17 @@ def main(options):
         datagen.in_step(batches),
         steps_per_epoch=steps,
         epochs=epochs,
-        **phase.settings,
+        **resumed,
     )
 
     print()
-    report(check.NORMAL_AFTER, model, test, run)
-    report(check.ADVERSARIAL_AFTER, model, adversaries, run)
+    report("normal testing images *after* fine-tuning", model, test, run)
+    what = "adversarial images *after* fine-tuning"
+    report(what, model, adversaries, run)
 
     # Beyond the tutorial: what the defence is worth, and the run's folder.
-    check.check_defence(model, test, run)
-    results.finish(run, {"trained": trained, "defended": model}, train, test)
+    check_defence(model, test, run)
+    finish(run, {"trained": trained, "defended": model}, test)
 
 
 if __name__ == "__main__":

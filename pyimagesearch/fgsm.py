@@ -5,11 +5,9 @@ import numpy as np
 import tensorflow as tf
 
 from pyimagesearch.core import checks
-from pyimagesearch.core.compiled import Network, chunks, compile_for
-from pyimagesearch.core.gradients import check_gradients
+from pyimagesearch.core.compiled import Network, compile_for
+from pyimagesearch.core.gradients import attack_in_chunks
 from pyimagesearch.core.losses import Loss
-
-__all__ = ["generate_image_adversary", "gradient_direction"]
 
 
 def generate_image_adversary(
@@ -27,10 +25,9 @@ def generate_image_adversary(
 
     The defaults are the tutorials': mean squared error, and no clipping, so that
     adversaries of images in [0, 1] reach from -eps to 1 + eps. The model runs in
-    inference mode; what else is in the batch makes no difference to an image.
-
-    It warns where the gradient is zero for 1% of the images or more, and where it holds
-    NaN, which counts as zero.
+    inference mode; what else is in the batch makes no difference to an image. A warning
+    says where gradients are zero (from 1% of the images on) or NaN, which counts as
+    zero.
 
     Args:
         model: A Keras model that maps one image tensor to one output.
@@ -39,10 +36,10 @@ def generate_image_adversary(
         label: One-hot rows or regression targets in the output's shape, or class ids
             `(n,)` or `(n, 1)`. For a single image the first axis may be missing.
         eps: Largest change of a value, in the units of the images.
-        loss: A Keras loss or its name. It gets class ids as one-hot rows, unless it is
-            Keras's sparse categorical cross-entropy. A model that returns logits needs
-            a loss that takes them. Or "cross_entropy" or "margin", which climb the
-            logits of any classifier, however sure of itself it is.
+        loss: A Keras loss or its name, which gets one-hot rows (or class ids, if it is
+            the sparse one). For logits it must be one that takes them. Or
+            "cross_entropy" or "margin", which climb the logits of any classifier,
+            however sure of itself it is.
         clip: The valid range `(low, high)` of images and adversaries.
         targeted: Descend the loss towards `label` instead of climbing away from it.
         norm: `np.inf`, or 2: then eps is the length of the whole change, which goes
@@ -58,33 +55,22 @@ def generate_image_adversary(
 
     Source: Goodfellow et al., "Explaining and harnessing adversarial examples", 2015.
     """
-    images, eps, clip = checks.attack_arguments("image", image, eps, clip)
-    checks.one_of("norm", norm, (np.inf, 2))
-    direction, targets = compile_for(
-        gradient_direction, model, images, label, loss, name="label", norm=norm
+    images, eps, clip = checks.attack_arguments("image", image, eps, clip, norm)
+    more = tf.TensorSpec(()), tf.TensorSpec((2,))
+    attack, targets = compile_for(
+        gradient_step, model, images, label, loss, *more, name="label", norm=norm
     )
-    step = np.float32(-eps if targeted else eps)
-    adversaries, facts = np.empty_like(images), []
-    for chunk in chunks(images):
-        towards, *found = direction(
-            tf.constant(images[chunk]), tf.constant(targets[chunk])
-        )
-        moved = np.add(images[chunk], step * towards.numpy(), out=adversaries[chunk])
-        np.clip(moved, *clip, out=moved)
-        facts.append([fact.numpy() for fact in found])
-    if eps > 0:
-        sizes, finite = map(np.concatenate, zip(*facts, strict=True))
-        check_gradients(gradient_direction, model, images, targets, sizes, finite)
-    return adversaries
+    step = tf.constant(-eps if targeted else eps), tf.constant(clip)
+    return attack_in_chunks(attack, model, images, targets, eps, lambda: step)
 
 
-def gradient_direction(
-    network: Network, images: tf.Tensor, targets: tf.Tensor, norm: float
+def gradient_step(
+    network: Network, images: tf.Tensor, targets: tf.Tensor, step, clip, norm
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Return the step of length 1 up the loss, in a traced function.
+    """Return images that have moved a step up the loss, in a traced function.
 
-    With it come, of each image, the absolute sum of its gradient, which is zero or NaN
-    where the step is of no use, and whether the model's output is finite.
+    With them come, of each image, the absolute sum of its gradient, which is zero or
+    NaN where the step is of no use, and whether the model's output is finite.
     """
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(images)
@@ -95,8 +81,11 @@ def gradient_direction(
     sizes = tf.reduce_sum(tf.abs(gradient), axes)
     finite = tf.reduce_all(tf.math.is_finite(output), range(1, len(output.shape)))
     gradient = tf.where(tf.math.is_nan(gradient), 0.0, gradient)
-    if norm == np.inf:
-        return tf.sign(gradient), sizes, finite
-    largest = tf.reduce_max(tf.abs(gradient), axes, keepdims=True)
-    scaled = tf.math.divide_no_nan(gradient, largest)  # or tiny squares would vanish
-    return tf.math.l2_normalize(scaled, axes, epsilon=1e-12), sizes, finite
+    if norm == 2:  # first scaled, or tiny squares would vanish
+        largest = tf.reduce_max(tf.abs(gradient), axes, keepdims=True)
+        gradient = tf.math.divide_no_nan(gradient, largest)
+        direction = tf.math.l2_normalize(gradient, axes, epsilon=1e-12)
+    else:
+        direction = tf.sign(gradient)
+    moved = tf.clip_by_value(images + step * direction, clip[0], clip[1])
+    return moved, sizes, finite

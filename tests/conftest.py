@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pyimagesearch import datasets
+from pyimagesearch.experiment.data import load
 from pyimagesearch.simplecnn import SimpleCNN
 
 # Two devices to distribute a training over.
@@ -59,7 +59,7 @@ def art_classifier(model, loss):
 def digits():
     """A SimpleCNN trained on scikit-learn's digits, the training and the test data."""
     keras.utils.set_random_seed(1)  # not a test's: a substitute starts elsewhere
-    train, test = datasets.load("digits")
+    train, test = load("digits")
     model = SimpleCNN.build(28, 28, 1, 10)
     model.compile("adam", "categorical_crossentropy", metrics=["accuracy"])
     model.fit(*train, batch_size=64, epochs=40, verbose=0)

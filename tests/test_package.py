@@ -1,18 +1,24 @@
-"""What a program sees before TensorFlow is loaded."""
+"""The package's shape, and what a program sees before TensorFlow is loaded."""
 
+import ast
 import os
+import resource
 import subprocess
 import sys
 import zipfile
+from itertools import pairwise
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
-SCRIPTS = ["train_adversarial_defense", "train_mixed_adversarial_defense"]
+FIRST, SECOND = "train_adversarial_defense", "train_mixed_adversarial_defense"
+COMMAND = "pyimagesearch.robustness"
 
 
-def run_python(code, **environment):
+def run_python(*arguments, **environment):
     return subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, *arguments],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -20,134 +26,197 @@ def run_python(code, **environment):
     )
 
 
-def test_error_of_our_own_keeps_its_traceback():
-    code = (
-        "from argparse import Namespace; from pyimagesearch import experiment;"
-        "experiment.run_script(lambda _: 1 / 0, Namespace(output=None))"
-    )
-    assert "Traceback" in run_python(code).stderr
+# What may import what: each row only what stands in the rows above it, and itself.
+FLOORS = [
+    "pyimagesearch.core",
+    "pyimagesearch.simplecnn",
+    "pyimagesearch.fgsm",
+    "pyimagesearch.datagen",
+    "pyimagesearch.attacks",
+    "pyimagesearch.training",
+    "pyimagesearch.robustness",
+    "pyimagesearch.experiment",
+    "pyimagesearch.robustness.__main__",
+    FIRST,
+    SECOND,
+]
 
 
-def test_reader_of_the_output_that_leaves_is_no_error():
-    code = (
-        "from argparse import Namespace; from pyimagesearch import experiment;"
-        "options = Namespace(output=None);"
-        "experiment.run_script(lambda _: [print(i) for i in range(10**6)], options)"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", code],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        cwd=ROOT,
-    ) as running:
-        running.stdout.readline()
-        running.stdout.close()
-        assert running.stderr.read() == b""
-    assert running.returncode == 1
+def floor(module):
+    return max(
+        (len(name), i)
+        for i, name in enumerate(FLOORS)
+        if f"{module}.".startswith(f"{name}.")
+    )[1]
+
+
+def imports():
+    """Yield each module's name and that of one of ours that it imports, anywhere."""
+    for path in [*ROOT.glob("*.py"), *ROOT.glob("pyimagesearch/**/*.py")]:
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            else:
+                continue
+            for name in names:
+                if name.startswith("pyimagesearch."):
+                    yield module.removesuffix(".__init__"), name
+
+
+def test_imports_go_only_downwards():
+    found = list(imports())
+    assert len(found) > 50
+    wrong = [(one, other) for one, other in found if floor(one) < floor(other)]
+    assert wrong == []
+
+
+def test_the_tutorials_files_are_seen_first():
+    top = {path.name for path in (ROOT / "pyimagesearch").glob("*.py")}
+    assert top == {"__init__.py", "simplecnn.py", "fgsm.py", "datagen.py"}
+    for path in (ROOT / "pyimagesearch").rglob("*.py"):
+        assert len(path.read_text().splitlines()) <= 260, path
 
 
 def test_another_backend_is_one_clear_error():
-    finished = run_python("import pyimagesearch", KERAS_BACKEND="jax")
+    finished = run_python("-c", "import pyimagesearch", KERAS_BACKEND="jax")
     assert finished.returncode == 1
     assert "ImportError" in finished.stderr
     assert "'jax': set KERAS_BACKEND=tensorflow" in finished.stderr
 
 
 def test_another_backend_already_loaded_is_one_clear_error():
-    finished = run_python(
+    code = (
         "import sys, types; keras = types.ModuleType('keras');"
         "keras.backend = types.SimpleNamespace(backend=lambda: 'torch');"
-        "sys.modules['keras'] = keras; import pyimagesearch",
-        KERAS_BACKEND="",
+        "sys.modules['keras'] = keras; import pyimagesearch"
     )
+    finished = run_python("-c", code, KERAS_BACKEND="")
     assert finished.returncode == 1
     assert "'torch'" in finished.stderr
 
 
+@pytest.mark.parametrize("start", [[f"{FIRST}.py"], [f"{SECOND}.py"], ["-m", COMMAND]])
+def test_help_is_answered_within_half_a_second(start):
+    bare = {name: "" for name in os.environ if name.startswith("COV")}
+    used = [0.0]
+    for _ in range(3):
+        finished = run_python(*start, "--help", **bare)
+        assert finished.returncode == 0 and finished.stderr == ""
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        used.append(usage.ru_utime + usage.ru_stime)
+    assert "--output DIR" in finished.stdout
+    assert min(later - earlier for earlier, later in pairwise(used[1:])) < 0.5
+
+
+LONG = 300 * "a"
+# What is given, what the error names, and what it says.
 WRONG_OPTIONS = [
-    (["--epoch", "0"], "--epochs", "0"),
-    (["--epochs", "many"], "--epochs", "'many'"),
-    (["--fine-tune-epochs", "-1"], "--fine-tune-epochs", "-1"),
-    (["--batch-size", "0"], "--batch-size", "0"),
-    (["--eps", "-0.1"], "--eps", "-0.1"),
-    (["--eps", "nan"], "--eps", "nan"),
-    (["--seed", "-1"], "--seed", "-1"),
-    (["--data", "no such file"], "--data", "'no such file'"),
-    (["--data", 300 * "a"], "--data", "'aaa"),
-    (["--model", 300 * "a"], "--model", "'aaa"),
-    (["--sede", "1"], "--sede", "1"),
-    (["--model", "no.keras"], "--model", "no.keras"),
-    (["--model", "README.md"], "--model", "README.md"),
-    (["--output", "README.md"], "--output", "README.md"),
-    (["--output", 300 * "a"], "--output", "aaa"),
+    (
+        ["--data", "no such file"],
+        "--data",
+        "digits or an .npz file, got 'no such file'",
+    ),
+    (["--data", LONG], "--data", "an .npz file, got 'aaa"),
+    (["--data", "tests"], "--data", "an .npz file, got 'tests'"),
+    (["--seed", "-1"], "--seed", "an integer from 0 to", "'-1'"),
+    (["--output", ""], "--output", "a folder, got ''"),
+    (["--output", "README.md"], "--output", "a folder", "README.md"),
+    (["--output", LONG], "--output", "a folder", "aaa"),
+    (["--sede", "1"], "--sede 1"),
+]
+WRONG_SCRIPT_OPTIONS = [
+    *WRONG_OPTIONS,
+    (["--epoch", "0"], "--epochs", "an integer from 1 on, got '0'"),
+    (["--epochs", "many"], "--epochs", "an integer from 1 on, got 'many'"),
+    (["--epochs"], "--epochs", "one argument"),
+    (["--fine-tune-epochs", "-1"], "--fine-tune-epochs", "integer from 1 on, got '-1'"),
+    (["--batch-size", "1.5"], "--batch-size", "integer from 1 on, got '1.5'"),
+    (["--eps", "-0.1"], "--eps", "from 0 to 1, got '-0.1'"),
+    (["--eps", "nan"], "--eps", "from 0 to 1, got 'nan'"),
+    (["--eps", "two"], "--eps", "from 0 to 1", "'two'"),
+    (["--model", LONG], "--model", ".keras file", "'aaa"),
+    (["--model", "no.keras"], "--model", ".keras file", "'no.keras'"),
+    (["--model", "README.md"], "--model", ".keras", "'README.md'"),
+    (["--model", "old.h5"], "--model", "keras.saving.load_model(", "'old.h5'"),
+    (["--model", "SAVED_MODEL"], "--model", "SavedModel", "Keras 3", "saved'"),
+    (["more"], "more"),
 ]
 WRONG_MIXED_OPTIONS = [
-    (["--split", "1.5"], "--split", "1.5"),
+    (["--split", "1.5"], "--split", "from 0 to 1, got '1.5'"),
     (["--attack", "cw"], "--attack", "cw", "rfgsm"),
     (["--recipe", "best"], "--recipe", "best", "robust"),
+    (["--recipe", "robust", "--attack", "pgd"], "--attack", "tutorial", "pgd"),
+    (["--honest"], "--honest"),
 ]
-
-
-COMMAND, MODEL = "pyimagesearch.robustness", str(ROOT / "tests" / "no.keras")
 WRONG_COMMANDS = [
-    ([], "MODEL.keras", "no.keras"),
-    (["--eps", "0.1", "-1.0"], "--eps", "-1.0"),
-    (["--images", "0"], "--images", "0"),
-    (["--eps", "0.5", "1.5"], "--eps", "from 0 to the range's 1", "1.5"),
-    (["--range", "1", "1"], "--range", "1.0 1.0"),
-    (["--range", "0", "inf"], "--range", "inf"),
-    (["--data", "no such file"], "--data", "'no such file'"),
+    ([], "MODEL.keras"),
+    (["README.md"], "MODEL.keras", ".keras file", "'README.md'"),
+    *(
+        (["MODEL", *options], *named)
+        for options, *named in [
+            *WRONG_OPTIONS,
+            (["--eps", "0.1", "-1.0"], "--eps", "'-1.0'"),
+            (["--images", "0"], "--images", "an integer from 1 on, got '0'"),
+            (["--queries", "no"], "--queries", "an integer from 1 on, got 'no'"),
+            (["--eps", "0.5", "1.5"], "--eps", "from 0 to the range's 1", "1.5"),
+            (["--range", "1", "1"], "--range", "LOW HIGH", "1 1"),
+            (["--range", "0", "inf"], "--range", "inf"),
+        ]
+    ),
 ]
 
 
-def test_options_are_answered_before_tensorflow_is_loaded(tmp_path):
-    model = tmp_path / "model.keras"
+def test_wrong_options_are_one_line_before_tensorflow_is_loaded(tmp_path):
+    model, saved_model = tmp_path / "model.keras", tmp_path / "saved"
     zipfile.ZipFile(model, "w").close()
-    cases = [(script, options) for script in SCRIPTS for options, *_ in WRONG_OPTIONS]
-    cases += [(COMMAND, [MODEL, *options]) for options, *_ in WRONG_COMMANDS]
-    cases += [(COMMAND, ["README.md"])]
-    outputs = [[str(model), "--output", wrong] for wrong in ("README.md", 300 * "a")]
-    cases += [(COMMAND, options) for options in outputs]
-    cases += [(SCRIPTS[1], options) for options, *_ in WRONG_MIXED_OPTIONS]
-    cases += [(SCRIPTS[0], ["--split", "0.5"]), (SCRIPTS[1], ["--honest"])]
-    cases += [(script, ["--help"]) for script in (*SCRIPTS, COMMAND)]
+    saved_model.mkdir()
+    (saved_model / "saved_model.pb").touch()
+    paths = {"MODEL": str(model), "SAVED_MODEL": str(saved_model)}
+    cases = [
+        (script, [paths.get(option, option) for option in options], named)
+        for script, wrong in [
+            (FIRST, [*WRONG_SCRIPT_OPTIONS, (["--split", "0.5"], "--split")]),
+            (SECOND, [*WRONG_SCRIPT_OPTIONS, *WRONG_MIXED_OPTIONS]),
+            (COMMAND, WRONG_COMMANDS),
+        ]
+        for options, *named in wrong
+    ]
     code = f"""
 import runpy, sys
-for script, options in {cases!r}:
+for script, options, _ in {cases!r}:
     sys.argv = [script + ".py", *options]
     print("$", *sys.argv, file=sys.stderr)
     try:
         runpy.run_module(script, run_name="__main__")
     except SystemExit as exit:
         print("exit status", exit.code, file=sys.stderr)
-assert not {{"tensorflow", "keras", "sklearn"}} & set(sys.modules)
+assert not {{"tensorflow", "keras", "sklearn", "matplotlib"}} & set(sys.modules)
 """
-    finished = run_python(code)
+    finished = run_python("-c", code)
     assert finished.returncode == 0, finished.stderr
     answers = finished.stderr.split("$ ")[1:]
-    assert len(answers) == len(cases)
-    for (script, options), answer in zip(cases, answers, strict=True):
-        lines = answer.splitlines()[1:]
-        if options == ["--help"]:
-            assert lines == ["exit status 0"]
-            continue
-        error, status = lines  # one line, no usage, no traceback
-        assert error.startswith(f"{script}.py: error: ")
+    for (script, options, named), answer in zip(cases, answers, strict=True):
+        _, error, status = answer.splitlines()  # no usage, no traceback
+        assert error.startswith(f"{script}.py: error: "), answer
         assert status == "exit status 2"
-        assert options not in outputs or "--output must be a folder" in error
-        for wanted, *named in WRONG_OPTIONS + WRONG_MIXED_OPTIONS + WRONG_COMMANDS:
-            if options in (wanted, [MODEL, *wanted]):
-                assert all(name in error for name in named)
-    assert finished.stdout.count("--fine-tune-epochs") >= 2
-    assert finished.stdout.count("--split") == 2  # usage and help of one script
+        assert [text for text in named if text not in error] == [], (options, error)
+    assert finished.stdout == ""
 
 
 def test_failed_import_of_tensorflow_shows_what_it_printed(tmp_path):
     (tmp_path / "tensorflow.py").write_text(
         "import os; os.write(2, b'reason in C++'); raise ImportError('no')"
     )
-    code = "from pyimagesearch import experiment; experiment.import_tensorflow()"
-    finished = run_python(code, PYTHONPATH=str(tmp_path))
-    assert finished.returncode == 1
-    assert "reason in C++" in finished.stderr
-    assert "ImportError: no" in finished.stderr
+    bare = {"PYTHONPATH": str(tmp_path)}
+    for settings in ({}, {"TF_CPP_MIN_LOG_LEVEL": "0"}):
+        code = "import os; os.environ.pop('TF_CPP_MIN_LOG_LEVEL', None);"
+        code += f"os.environ |= {settings!r}; import runpy, sys; sys.argv[1:] = [];"
+        code += f"runpy.run_path('{FIRST}.py', run_name='__main__')"
+        finished = run_python("-c", code, **bare)
+        assert finished.returncode == 1
+        assert "reason in C++" in finished.stderr
+        assert finished.stderr.endswith("ImportError: no\n")

@@ -14,9 +14,8 @@ from pyimagesearch.core.losses import OnLogits, are_probabilities
 
 Scores = Callable[[np.ndarray], np.ndarray]
 
-# Up to which of 10,000 queries the squares keep a size, of which half is left then; and
-# the first squares' share of an image.
-_HALVINGS, _FIRST_SHARE = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000), 0.8
+# The queries, of 10,000, after which the squares are half as large.
+_HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 _ROUND = 100  # queries until images that have fallen are left alone
 
 
@@ -67,14 +66,16 @@ def square_attack(
         raise ValueError(f"images must have 2 to 4 dimensions, got {images.shape}")
     heights, widths = _square_sizes(images, checks.positive_integer("queries", queries))
     rng = checks.generator(rng)
-    flat = tf.TensorSpec((None,), tf.int32)
+    sizes = tf.TensorSpec((None,), tf.int32)
     more = [tf.TensorSpec((None, *images.shape[1:])), tf.TensorSpec(())]
-    more += [tf.TensorSpec((2,)), flat, flat, tf.TensorSpec((2,), tf.int32)]
+    more += [tf.TensorSpec((2,)), sizes, sizes, tf.TensorSpec((2,), tf.int32)]
     if isinstance(model, keras.Model):
         loss = OnLogits("margin", from_logits)
         search, targets = compile_for(_search, model, images, labels, loss, *more)
     else:
-        search, targets = _search_scores(model, images, labels, more)
+        network, classes = _network(model, images)
+        targets = one_hot("labels", labels, len(images), (classes,))
+        search = partial(_search, network)  # not compiled: TensorFlow may be in it
 
     def search_on(rows, start, queries):
         """Return the best of some queries for some images, and their margins."""
@@ -86,21 +87,17 @@ def square_attack(
 
         best, margins = in_chunks(search_chunk, images[rows], targets[rows], start)
         check_outputs(model, np.isfinite(margins))
-        return best, margins
+        return best, rows[margins <= 0]
 
-    adversaries, rows = images.copy(), np.arange(len(images))
-    _, margins = search_on(rows, images, slice(0))
-    rows = rows[margins <= 0]
+    adversaries = images.copy()
+    _, rows = search_on(np.arange(len(images)), images, slice(0))
     # It starts with stripes from top to bottom.
-    shape = len(rows), 1, *images.shape[2:]
-    stripes = rng.choice(np.float32([-1, 1]), shape)
-    adversaries[rows] = np.clip(images[rows] + eps * stripes, *clip)
+    stripes = rng.choice(np.float32([-eps, eps]), (len(rows), 1, *images.shape[2:]))
+    adversaries[rows] = np.clip(images[rows] + stripes, *clip)
     for first in range(0, queries, _ROUND):
-        if rows.size == 0:
-            break
-        round_ = slice(first, first + _ROUND)
-        adversaries[rows], margins = search_on(rows, adversaries[rows], round_)
-        rows = rows[margins <= 0]
+        if rows.size > 0:
+            some = slice(first, first + _ROUND)
+            adversaries[rows], rows = search_on(rows, adversaries[rows], some)
     return adversaries
 
 
@@ -112,43 +109,35 @@ def _grid(images):
 def _square_sizes(images, queries):
     """Return the height and the width of each query's square, int32 `(queries,)`."""
     height, width, _ = _grid(images)
-    progress = np.arange(queries) / queries * 10_000
-    shares = _FIRST_SHARE * 0.5 ** np.searchsorted(_HALVINGS, progress, side="left")
-    areas = shares * height * width
-    sides = np.maximum(1, np.sqrt(areas).round())
+    halvings = np.searchsorted(_HALVINGS, np.arange(queries) / queries * 10_000)
+    areas = 0.8 * height * width / 2**halvings
+    sides = np.sqrt(areas)
     heights = np.where(sides > width, areas / width, sides).round()
     widths = np.where(sides > height, areas / height, sides).round()
-    return (
-        np.clip(size, 1, most).astype(np.int32)
-        for size, most in ((heights, height), (widths, width))
-    )
+    heights, widths = np.clip(heights, 1, height), np.clip(widths, 1, width)
+    return heights.astype(np.int32), widths.astype(np.int32)
 
 
 def _search(network: Network, images, targets, best, eps, clip, heights, widths, seed):
     grid, count = _grid(images), tf.shape(images)[0]
     low, high = (
-        tf.clip_by_value(images + eps * side, clip[0], clip[1]) for side in (-1, 1)
+        tf.clip_by_value(images + eps * side, *tf.unstack(clip)) for side in (-1, 1)
     )
 
-    def is_inside(axis, sizes, i):
-        """Return where along an axis the squares are."""
-        places = tf.cast(grid[axis] - sizes[i] + 1, tf.float32)
-        first = (
-            tf.random.stateless_uniform((count, 1), seed + tf.stack([3 * i, axis]))
-            * places
-        )
+    def is_inside(axis, sizes, seed):
+        """Return where along an axis the squares are, of each image."""
+        places = tf.cast(grid[axis] - sizes + 1, tf.float32)
+        first = tf.random.stateless_uniform((count, 1), seed + axis) * places
         first, along = tf.cast(first, tf.int32), tf.range(grid[axis])
-        return (along >= first) & (along < first + sizes[i])
+        return (along >= first) & (along < first + sizes)
 
     def query(i, best, margins):
-        rows, columns = is_inside(0, heights, i), is_inside(1, widths, i)
+        own = seed + tf.stack([0, 3 * i])
+        rows, columns = is_inside(0, heights[i], own), is_inside(1, widths[i], own)
         inside = rows[:, :, None, None] & columns[:, None, :, None]
-        signs = tf.random.stateless_uniform(
-            (count, 1, 1, grid[2]), seed + tf.stack([3 * i, 2])
-        )
-        up = tf.broadcast_to(signs < 0.5, (count, *grid))
-        inside, up = (tf.reshape(inside & side, tf.shape(images)) for side in (up, ~up))
-        tried = tf.where(inside, high, tf.where(up, low, best))
+        up = tf.random.stateless_uniform((count, 1, 1, grid[2]), own + 2) < 0.5
+        rise, fall = (tf.reshape(inside & way, tf.shape(images)) for way in (up, ~up))
+        tried = tf.where(rise, high, tf.where(fall, low, best))
         tried_margins = network.losses(targets, network.output(tried))
         better = tried_margins > margins
         kept = tf.reshape(better, (-1, *[1] * (len(images.shape) - 1)))
@@ -160,16 +149,15 @@ def _search(network: Network, images, targets, best, eps, clip, heights, widths,
     return loop[1:]
 
 
-def _search_scores(scores, images, labels, more):
-    """Return the search for a function that is not TensorFlow's, and the targets."""
+def _network(scores, images):
+    """Return a function that is not TensorFlow's as a network, and its classes."""
     if not callable(scores):
         got = checks.shown(scores)
         raise TypeError(f"model must be a Keras model or a function, got {got}")
-    example = checks.finite_array("model's scores", scores(images))
+    example = checks.array("model's scores", scores(images))
     if example.ndim not in (1, 2) or len(example) != len(images):
         wanted = f"scores ({len(images)}, classes) or ({len(images)},)"
         raise ValueError(f"model must return {wanted}, got shape {example.shape}")
-    classes = max(2, *example.shape[1:], 0)
     is_probability = are_probabilities(example.reshape(len(images), -1))
 
     def logits(images):
@@ -182,10 +170,6 @@ def _search_scores(scores, images, labels, more):
         return values.astype(np.float32)
 
     def output(images):
-        result = tf.numpy_function(logits, [images], tf.float32)
-        return tf.ensure_shape(result, (None, classes))
+        return tf.constant(logits(images.numpy()))
 
-    network = Network(output, OnLogits("margin"), None)
-    specs = [more[0], tf.TensorSpec((None, classes)), *more]
-    search = tf.function(partial(_search, network), specs, autograph=False)
-    return search, one_hot("labels", labels, len(images), (classes,))
+    return Network(output, OnLogits("margin"), None), logits(images[:1]).shape[1]

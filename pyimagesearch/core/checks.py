@@ -1,15 +1,14 @@
 """Argument checks: each error names the argument, what it takes and what it got."""
 
-import numbers
 import operator
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Sequence
+from numbers import Real
 
 import numpy as np
-import numpy.typing as npt
 
 Seed = int | tuple[int, ...] | np.random.Generator
-
-_FLOAT32_MAX = float(np.finfo(np.float32).max)
+_MAX = float(np.finfo(np.float32).max)
 
 
 def positive_integer(name: str, value: int) -> int:
@@ -24,52 +23,32 @@ def positive_integer(name: str, value: int) -> int:
     return number
 
 
-def number_in(
-    name: str, value: float, low: float = -_FLOAT32_MAX, high: float = _FLOAT32_MAX
-) -> float:
+def number_in(name: str, value: float, low: float = -_MAX, high: float = _MAX) -> float:
     """Return `value` as a float from `low` to `high`, or raise."""
-    if isinstance(value, str) or np.ndim(value):
-        raise TypeError(f"{name} must be a number, got {shown(value)}")
     try:
-        number = float(value)
+        number = None if isinstance(value, str) else float(value)
     except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a number, got {shown(value)}") from None
+        number = None
+    if number is None:
+        raise TypeError(f"{name} must be a number, got {shown(value)}")
     if not low <= number <= high:  # nor NaN
         raise ValueError(f"{name} must be from {low:g} to {high:g}, got {shown(value)}")
     return number
 
 
-def one_of(name: str, value: object, choices: tuple) -> None:
-    """Raise a ValueError unless `value` is one of some choices."""
-    if value not in choices:
-        wanted = " or ".join(map(repr, choices))
-        raise ValueError(f"{name} must be {wanted}, got {shown(value)}")
-
-
-def array(name: str, values: npt.ArrayLike) -> np.ndarray:
-    """Return `values` as an array of real numbers, or raise.
+def array(name: str, values: np.ndarray, dtype: np.dtype | None = None) -> np.ndarray:
+    """Return `values` as an array of finite real numbers, or raise.
 
     What only yields its values one by one, perhaps without end, is not read.
     """
-    known = hasattr(values, "__array__") or isinstance(values, Sequence | numbers.Real)
+    known = hasattr(values, "__array__") or isinstance(values, Sequence | Real)
     try:
-        if not known:
-            raise TypeError
-        result = np.asarray(values)
-    except (TypeError, ValueError):  # no sequence, or a ragged one
-        got = shown(values)
-        raise TypeError(f"{name} must be an array of numbers, got {got}") from None
-    if result.dtype.kind not in "biuf":
-        got = f"an array of {result.dtype}"
-        raise TypeError(f"{name} must hold real numbers, got {got}")
-    return result
-
-
-def finite_array(
-    name: str, values: npt.ArrayLike, dtype: npt.DTypeLike = None
-) -> np.ndarray:
-    """Return `values` as an array of real numbers that are finite as `dtype`."""
-    result = array(name, values)
+        result = np.asarray(values) if known else None
+    except (TypeError, ValueError):  # a ragged list
+        result = None
+    if result is None or result.dtype.kind not in "biuf":
+        got = shown(values) if result is None else f"an array of {result.dtype}"
+        raise TypeError(f"{name} must be an array of real numbers, got {got}")
     with np.errstate(over="ignore"):
         result = result.astype(dtype or result.dtype, copy=False)
     if not np.isfinite(result).all():
@@ -77,41 +56,31 @@ def finite_array(
     return result
 
 
-def shape(name: str, sizes: Iterable[int]) -> tuple[int, ...]:
-    """Return the shape of one image as a tuple of positive integers, or raise."""
-    if not isinstance(sizes, Sequence | np.ndarray) or len(sizes) == 0:
-        wanted = "the shape of an image, such as (height, width, channels)"
-        raise ValueError(f"{name} must be {wanted}, got {shown(sizes)}")
-    return tuple(positive_integer(name, size) for size in sizes)
-
-
-def value_range(
-    name: str, clip: tuple[float, float] | None
-) -> tuple[np.float32, np.float32]:
-    """Return the bounds of a range as float32, infinite ones for None, or raise."""
-    if clip is None:
-        return np.float32(-np.inf), np.float32(np.inf)
-    if finite_array(name, clip).shape != (2,):
-        raise ValueError(f"{name} must be (low, high) or None, got {shown(clip)}")
-    low = number_in(f"{name}'s low", clip[0])
-    return np.float32(low), np.float32(number_in(f"{name}'s high", clip[1], low))
-
-
 def attack_arguments(
-    name: str, images: np.ndarray, eps: float, clip: tuple[float, float] | None
-) -> tuple[np.ndarray, np.float32, tuple[np.float32, np.float32]]:
+    name: str,
+    images: np.ndarray,
+    eps: float,
+    clip: tuple[float, float] | None,
+    norm: float = np.inf,
+) -> tuple[np.ndarray, np.float32, np.ndarray]:
     """Return what every attack takes as float32: images, eps and bounds; or raise."""
-    images = finite_array(name, images, np.float32)
+    images = array(name, images, np.float32)
     if images.ndim < 2 or images.size == 0:
         got = f"an array of shape {images.shape}"
         raise ValueError(f"{name} must be (n, height, width, channels), got {got}")
-    low, high = value_range("clip", clip)
+    if norm not in (np.inf, 2):
+        raise ValueError(f"norm must be inf or 2, got {shown(norm)}")
+    eps, bounds = number_in("eps", eps, low=0), np.float32([-np.inf, np.inf])
     if clip is not None:
-        slack = 1e-5 * max(abs(low), abs(high))  # rounding
-        if images.min() < low - slack or images.max() > high + slack:
+        bounds = array("clip", clip, np.float32)
+        if bounds.shape != (2,) or bounds[0] > bounds[1]:
+            raise ValueError(f"clip must be (low, high) or None, got {shown(clip)}")
+        low, high = bounds
+        rounding = 1e-5 * abs(bounds).max()
+        if images.min() < low - rounding or images.max() > high + rounding:
             got = f"values from {images.min():g} to {images.max():g}"
             raise ValueError(f"{name} must lie in clip, {low:g} to {high:g}, got {got}")
-    return images, np.float32(number_in("eps", eps, low=0)), (low, high)
+    return images, np.float32(eps), bounds
 
 
 def generator(rng: Seed | None) -> np.random.Generator:
@@ -138,3 +107,8 @@ def one_line(error: Exception | str, length: int = 200) -> str:
     """Return what an error says in one line of at most `length` characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= length else f"{text[: length - 3]}..."
+
+
+def is_live() -> bool:
+    """Return whether standard output is a terminal or a notebook's."""
+    return getattr(sys.stdout, "isatty", bool)() or "ipykernel" in sys.modules

@@ -3,26 +3,16 @@
 import math
 import weakref
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from pyimagesearch.core import checks
-from pyimagesearch.core.losses import (
-    Loss,
-    OnLogits,
-    compiled_from_logits,
-    each_loss,
-    find_logits,
-    get_loss,
-    loss_key,
-)
+from pyimagesearch.core import checks, losses
+from pyimagesearch.core.losses import Loss, OnLogits
 
-# Values that go through the model at once, so that memory stays flat.
-_CHUNK_VALUES = 512 * 28 * 28
+_CHUNK_VALUES = 512 * 28 * 28  # that go through a model at once: memory stays flat
 _MOST_FUNCTIONS = 32
 # {model: {what it was compiled for: (compiled function, output's shape, metrics)}}. A
 # function holds its model by a weak reference, so that an entry dies with its model.
@@ -34,7 +24,7 @@ class Network(NamedTuple):
 
     output: Callable  # from images
     losses: Callable  # an image each, from targets and output
-    logits: Callable  # one-hot targets and logits of classes, from targets and output
+    logits: Callable  # of classes, from output
 
 
 def compile_for(
@@ -47,106 +37,92 @@ def compile_for(
     name: str = "labels",
     **settings: object,
 ) -> tuple[Callable, np.ndarray]:
-    """Compile `function(network, images, targets, ..., **settings)`.
+    """Compile `function(network, images, targets, *more, **settings)`, or raise.
 
     It is compiled once for a model, a loss, a shape of images and the settings, for any
-    number of images, and again after the model's `compile`.
-
-    Args:
-        function: A function of tensors that TensorFlow can trace.
-        model: A Keras model of one input and one output.
-        images: Float32 images `(n, ...)`; what the model returns for some of them tells
-            the shape of its output, and probabilities from logits.
-        labels: Their labels, in any format that `match_labels` takes.
-        loss: As for `generate_image_adversary`.
-        *more: The tensors that the function takes besides images and targets.
-        name: What the caller's user calls the labels.
-        **settings: Hashable settings of the function.
+    number of images, and again after the model's `compile`. What the model returns for
+    these images tells the shape of its output, and probabilities from logits.
 
     Returns:
         The compiled function, and the labels as float32 targets in the output's shape.
-
-    Raises:
-        TypeError: If an argument is of a wrong type.
-        ValueError: If an argument does not fit the model.
     """
     check_model(model)
-    loss = get_loss(loss)
-    functions = _functions.setdefault(model, {})
+    loss, functions = losses.get_loss(loss), _functions.setdefault(model, {})
     # Metrics are new after each `compile`, layers and weights after other changes.
     metrics = model.metrics
     parts = tuple(map(id, [*model.layers, *model.variables, *metrics]))
-    options = tuple(settings.items())
-    key = function, loss_key(loss), images.shape[1:], parts, options
+    key = function, losses.loss_key(loss), images.shape[1:], parts, *settings.items()
     entry = functions.pop(key, None)
     if entry is None:
         example = example_output(model, images[next(chunks(images))])
+        specs = [tf.TensorSpec((None, *a.shape[1:])) for a in (images, example)]
+        network = _network(model, loss, example)
         traced = tf.function(
-            partial(function, _network(model, loss, example), **settings),
-            input_signature=[
-                tf.TensorSpec((None, *images.shape[1:])),
-                tf.TensorSpec((None, *example.shape[1:])),
-                *more,
-            ],
+            lambda *tensors: function(network, *tensors, **settings),
+            input_signature=[*specs, *more],
             autograph=False,
         )
         try:  # here and now: TensorFlow warns of functions that are traced at a call
-            compiled = traced.get_concrete_function()
+            entry = traced.get_concrete_function(), example.shape[1:], metrics
         except LookupError as error:
             reason = f"model has an operation without a gradient: {error}"
             raise ValueError(checks.one_line(reason)) from error
-        entry = compiled, example.shape[1:], metrics
     functions[key] = entry  # the last used come last
     while len(functions) > _MOST_FUNCTIONS:
         functions.pop(next(iter(functions)), None)
-    compiled, shape, _ = entry
-    targets = one_hot(name, labels, len(images), shape)
+    targets = one_hot(name, labels, len(images), entry[1])
     if isinstance(loss, OnLogits):
-        _check_classes(name, loss, targets)
-    return compiled, targets
+        _check_classes(name, loss.name, targets)
+    return entry[0], targets
 
 
 def _check_classes(name, loss, targets):
     if targets.ndim != 2:
         got = f"an output of shape {targets.shape[1:]}"
-        raise ValueError(f"loss {loss.name!r} needs a model of classes, got {got}")
-    single = targets.shape[1] == 1
-    sums = 1.0 if single else targets.sum(axis=1)
+        raise ValueError(f"loss {loss!r} needs a model of classes, got {got}")
+    sums = targets.sum(axis=1) if targets.shape[1] > 1 else 1.0
     if targets.min() < 0 or targets.max() > 1 or np.any(abs(sums - 1) > 1e-3):
-        wanted = "0 or 1" if single else "class ids or one-hot rows"
-        got = f"values from {targets.min():g} to {targets.max():g}"
         raise ValueError(
-            f"{name} must be {wanted} for loss {loss.name!r}, got {got}; for regression or "
-            "several labels an image give the loss that the model was trained with"
+            f"{name} must be one class an image for loss {loss!r}, got values from "
+            f"{targets.min():g} to {targets.max():g}; for regression or several labels "
+            "an image give the loss= that the model was trained with"
         )
 
 
 def _network(model, loss, example):
     model_reference, name = weakref.ref(model), model.name
-    compiled = compiled_from_logits(model)
-    from_logits = loss.from_logits if isinstance(loss, OnLogits) else None
+    is_sure = isinstance(loss, OnLogits) and loss.from_logits is not None
+    is_logits = loss.from_logits if is_sure else losses.compiled_from_logits(model)
+    if is_logits is None:
+        is_logits = not losses.are_probabilities(example)
 
     def output(images):
         return keras.tree.flatten(model_reference()(images, training=False))[0]
 
-    def logits(targets, output):
-        logits = find_logits(output, from_logits, compiled, example, name)
-        if targets.shape[-1] == 1:
-            targets = tf.concat([1 - targets, targets], axis=-1)
-        return targets, logits
+    def logits(output):
+        return losses.find_logits(output, is_logits, is_sure, name)
 
-    def losses(targets, output):
+    def each_loss(targets, output):
         if isinstance(loss, OnLogits):
-            return loss(*logits(targets, output))
-        return each_loss(loss, targets, tf.cast(output, tf.float32))
+            return loss(targets, logits(output))
+        return losses.each_loss(loss, targets, tf.cast(output, tf.float32))
 
-    return Network(output, losses, logits)
+    return Network(output, each_loss, logits)
 
 
 def judge(network: Network, images: tf.Tensor, targets: tf.Tensor) -> tuple:
     """Return an image's loss, and the logits of its classes."""
     output = network.output(images)
-    return network.losses(targets, output), network.logits(targets, output)[1]
+    return network.losses(targets, output), network.logits(output)
+
+
+def predict_logits(
+    model: keras.Model, images: np.ndarray, from_logits: bool | None = None
+) -> np.ndarray:
+    """Return a classifier's logits `(n, classes)` for float32 images, or raise."""
+    any_class, loss = np.zeros(len(images), int), OnLogits("margin", from_logits)
+    judged, targets = compile_for(judge, model, images, any_class, loss)
+    return in_chunks(judged, images, targets)[1]
 
 
 def chunks(images: np.ndarray) -> Iterator[slice]:
@@ -157,22 +133,12 @@ def chunks(images: np.ndarray) -> Iterator[slice]:
 
 
 def in_chunks(compiled: Callable, *arrays: np.ndarray) -> list[np.ndarray]:
-    """Return what a compiled function returns for arrays of any length."""
+    """Return the results of a compiled function for arrays of any length."""
     results = []
     for chunk in chunks(arrays[0]):
         result = compiled(*(tf.constant(array[chunk]) for array in arrays))
-        results.append([part.numpy() for part in tf.nest.flatten(result)])
+        results.append([part.numpy() for part in result])
     return [np.concatenate(parts) for parts in zip(*results, strict=True)]
-
-
-def predict_logits(
-    model: keras.Model, images: np.ndarray, from_logits: bool | None = None
-) -> np.ndarray:
-    """Return a classifier's logits `(n, classes)` for float32 images, or raise."""
-    any_class = np.zeros(len(images), int)
-    loss = OnLogits("cross_entropy", from_logits)
-    judged, targets = compile_for(judge, model, images, any_class, loss)
-    return in_chunks(judged, images, targets)[1]
 
 
 def check_model(model: keras.Model) -> None:
@@ -195,11 +161,9 @@ def example_output(model: keras.Model, images: np.ndarray) -> np.ndarray:
         takes = f"model must take images of shape {images.shape[1:]}: {error}"
         raise ValueError(checks.one_line(takes)) from error
     outputs = keras.tree.flatten(output)
-    if len(outputs) != 1:
-        raise ValueError(f"model must have one output, got {len(outputs)}")
-    if outputs[0].shape[:1] != (len(images),):
-        got = tuple(outputs[0].shape)
-        raise ValueError(f"model must return a row for each image, got {got}")
+    if len(outputs) != 1 or outputs[0].shape[:1] != (len(images),):
+        shapes = [tuple(output.shape) for output in outputs]
+        raise ValueError(f"model must have one output, a row an image, got {shapes}")
     return keras.ops.convert_to_numpy(outputs[0]).astype(np.float32)
 
 
@@ -211,7 +175,7 @@ def match_labels(
     Returns:
         Float32 targets `(count, *shape)`, or int64 class ids `(count, *shape[:-1])`.
     """
-    labels = checks.finite_array(name, labels)
+    labels = checks.array(name, labels)
     if count == 1 and labels.shape in (shape, shape[:-1]):
         labels = labels[np.newaxis]
     targets, class_ids = (count, *shape), (count, *shape[:-1])
@@ -227,11 +191,8 @@ def match_labels(
     return labels.reshape(class_ids).astype(np.int64)
 
 
-def one_hot(
-    name: str, labels: np.ndarray, count: int, shape: tuple[int, ...]
-) -> np.ndarray:
-    """Return labels for `count` outputs of `shape` as float32 of that shape, or raise."""
+def one_hot(name: str, labels: np.ndarray, count: int, shape: tuple[int, ...]):
+    """Return labels for `count` outputs of `shape` as float32 targets, or raise."""
     labels = match_labels(name, labels, count, shape)
-    if labels.dtype == np.int64:
-        labels = np.eye(shape[-1], dtype=np.float32)[labels]
-    return labels
+    is_class_id = labels.dtype == np.int64
+    return np.eye(shape[-1], dtype=np.float32)[labels] if is_class_id else labels

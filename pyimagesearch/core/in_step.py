@@ -20,22 +20,21 @@ def in_step(batches: Iterable) -> tf.data.Dataset:
 
         model.fit(in_step(batches), steps_per_epoch=100, epochs=10, shuffle=False)
 
-    A second `fit` goes on where the first stopped. A list of batches starts over in
+    A second `fit` goes on where the first stopped; a list of batches starts over in
     each epoch. A `tf.distribute` strategy draws ahead again, and so does whatever maps
-    the data set, `class_weight=` included: yield `(images, labels, sample_weights)`
-    instead.
+    the data set, `class_weight=` included: yield sample weights instead.
 
     Args:
-        batches: An iterator of tuples of arrays, or of dictionaries or tuples of them;
-            or a list. Its first batch is drawn at once, to learn the shapes, and is the
-            first that is used.
+        batches: An iterator or a list of tuples `(images, labels)` or `(images, labels,
+            sample_weights)`, each an array or a dictionary or tuple of arrays. The
+            first is drawn at once, to learn the shapes, and is the first that is used.
 
     Returns:
         The data set of these batches.
 
     Raises:
         TypeError: If it is not iterable, or not of tuples.
-        ValueError: If there is no batch. In `fit`: if no batch is left for an epoch.
+        ValueError: If there is no batch. In `fit`: if none is left for an epoch.
         RuntimeError: In `fit`: if an interrupt or an error has ended the generator.
     """
     if not isinstance(batches, Iterable):
@@ -50,22 +49,21 @@ def in_step(batches: Iterable) -> tf.data.Dataset:
         raise TypeError(f"batches must yield tuples of arrays, got {got}")
     if iterator is batches:
         batches = itertools.chain([first], iterator)
-    return _InStep(batches, first)
+    return _InStep(batches, _as_arrays(first))
 
 
-def _as_tuples(batch):
-    """Return a batch as `fit` takes it, where lists would become one array."""
+def _as_arrays(batch):
     return keras.tree.map_structure(np.asarray, tuple(batch))
 
 
 class _InStep(tf.data.Dataset):
     def __init__(self, batches, first):
         self._batches, self._ended_by = batches, None
-        specs = keras.tree.map_structure(
-            lambda a: tf.TensorSpec((None, *a.shape[1:]), a.dtype), _as_tuples(first)
+        signature = keras.tree.map_structure(
+            lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype), first
         )
         self._dataset = tf.data.Dataset.from_generator(
-            lambda: map(_as_tuples, self._batches), output_signature=specs
+            lambda: map(_as_arrays, batches), output_signature=signature
         )
         super().__init__(self._dataset._variant_tensor)
 
@@ -73,30 +71,26 @@ class _InStep(tf.data.Dataset):
         # Keras advances an iterator of ours between the steps. It would read one of
         # tf.data's inside the compiled step, where whatever needs no batch, such as
         # weight decay, may overtake the reading.
-        caller = sys._getframe(1).f_globals.get("__name__", "")
-        return self._draw(for_keras=caller.startswith("keras."))
+        caller = sys._getframe(1).f_globals["__name__"]
+        return self._draw(is_keras=caller.startswith("keras."))
 
-    def _draw(self, for_keras):
+    def _draw(self, is_keras):
         if self._ended_by is not None:
-            raise RuntimeError(
-                f"the batches ended when {self._ended_by!r} interrupted the drawing "
-                "of one: make a new generator"
-            )
-        count, iterator = 0, iter(self._batches)
-        while True:
-            try:
-                batch = next(iterator)
-            except StopIteration:
-                break
-            except BaseException as error:  # which a generator does not survive
-                if iterator is self._batches:
-                    self._ended_by = error
-                raise
-            count += 1
-            yield keras.tree.map_structure(tf.convert_to_tensor, _as_tuples(batch))
-        if for_keras and count == 0:
-            raise ValueError("the batches have ended; a list of them starts over")
-        if for_keras:  # what it takes for the end of data, where a plain one trips it
+            how = f"{self._ended_by!r} ended the batches when one was drawn"
+            raise RuntimeError(f"{how}: make a new generator")
+        count = 0
+        try:
+            for batch in self._batches:
+                count += 1
+                yield keras.tree.map_structure(tf.convert_to_tensor, _as_arrays(batch))
+        except GeneratorExit:
+            raise
+        except BaseException as error:  # which a generator does not survive
+            self._ended_by = error
+            raise
+        if is_keras and count == 0:
+            raise ValueError("the batches have ended; a list of them would start over")
+        if is_keras:  # what it takes for the end of data, where a plain one trips it
             raise tf.errors.OutOfRangeError(None, None, "the batches have ended")
 
     def _inputs(self):

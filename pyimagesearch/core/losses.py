@@ -1,15 +1,14 @@
-"""The losses that attacks climb, one value an image, and the logits under some.
+"""The losses that attacks climb, and the logits under some.
 
 In float32 a confident softmax gives the true class a probability of 1.0, and most of
 the gradient of cross-entropy cancels, even where it is computed from logits. The losses
-on logits compare the true class with the others alone, so that nothing cancels. They
-take one-hot `targets` and `logits`, both `(n, classes)`, and return a value an image.
+on logits compare the true class with the others alone, so that nothing cancels.
 """
 
 import contextlib
+import functools
 import inspect
 import types
-import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -18,34 +17,19 @@ import numpy as np
 import tensorflow as tf
 
 from pyimagesearch.core import checks
-
-
-def cross_entropy(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """Return by how much all other classes together exceed the true one's logit.
-
-    The softplus of it is cross-entropy. An attack needs only the gradient's sign, which
-    is the same without that function, where softplus would underflow.
-    """
-    true, others = _split(targets, logits)
-    return tf.reduce_logsumexp(others, axis=-1) - true
-
-
-def margin(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """Return the largest other logit less the true one's; positive if misclassified.
-
-    Source: Carlini and Wagner, "Towards evaluating the robustness of neural networks",
-    2017 (their f6).
-    """
-    true, others = _split(targets, logits)
-    return tf.reduce_max(others, axis=-1) - true
-
+from pyimagesearch.core.warning import warn
 
 _LAST_OPERATIONS = ("Softmax", "Sigmoid", "Identity", "Cast")
-_ON_LOGITS = {loss.__name__: loss for loss in (cross_entropy, margin)}
+_ON_LOGITS = ("cross_entropy", "margin")
 
 
 class OnLogits(NamedTuple):
-    """A loss on a classifier's logits.
+    """A loss on a classifier's logits, of each image.
+
+    `cross_entropy` is by how much all other classes together exceed the true one; the
+    softplus of it is cross-entropy, with a gradient of the same sign. `margin` is the
+    largest other logit less the true one (f6 in Carlini and Wagner, "Towards evaluating
+    the robustness of neural networks", 2017): positive if misclassified.
 
     Attributes:
         name: "cross_entropy" or "margin".
@@ -56,8 +40,15 @@ class OnLogits(NamedTuple):
     from_logits: bool | None = None
 
     def __call__(self, targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-        """Return the loss of each image."""
-        return _ON_LOGITS[self.name](targets, logits)
+        """Return the losses for one-hot targets and logits `(n, classes)`."""
+        if targets.shape[-1] == 1:
+            targets = tf.concat([1 - targets, targets], axis=-1)
+        is_true = tf.one_hot(tf.argmax(targets, axis=-1), logits.shape[-1]) > 0
+        true = tf.reduce_sum(tf.where(is_true, logits, 0), axis=-1)
+        others = tf.where(is_true, tf.float32.min, logits)
+        if self.name == "margin":
+            return tf.reduce_max(others, axis=-1) - true
+        return tf.reduce_logsumexp(others, axis=-1) - true
 
 
 Loss = str | OnLogits | keras.losses.Loss | Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
@@ -74,18 +65,19 @@ def get_loss(loss: Loss) -> Loss:
     return found
 
 
-def loss_key(loss: Loss) -> object:
-    """Return what is equal for losses that are: made anew in every call, say."""
-    if isinstance(loss, keras.losses.Loss) and type(loss).__module__.startswith(
-        "keras"
-    ):
+def loss_key(loss: object) -> object:
+    """Return what is equal for equal losses, such as those made anew in every call."""
+    if type(loss).__module__.startswith("keras.src.losses"):
         return type(loss), repr(loss.get_config())
-    if isinstance(loss, types.FunctionType):
-        cells = tuple(cell.cell_contents for cell in loss.__closure__ or ())
-        key = loss.__code__, loss.__module__, loss.__defaults__, cells
-        with contextlib.suppress(TypeError):  # what it closes over has no hash
-            hash(key)
-            return key
+    key = loss
+    if isinstance(loss, functools.partial):
+        key = loss_key(loss.func), loss.args, *loss.keywords.items()
+    elif isinstance(loss, types.FunctionType):
+        cells = [loss_key(cell.cell_contents) for cell in loss.__closure__ or ()]
+        key = loss.__code__, loss.__module__, loss.__defaults__, *cells
+    with contextlib.suppress(TypeError):  # an argument or what it closes over
+        hash(key)
+        return key
     return loss
 
 
@@ -116,22 +108,6 @@ def each_loss(loss: Loss, targets: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(tf.reshape(values, (tf.shape(values)[0], -1)), axis=1)
 
 
-def _split(targets, logits):
-    is_true = tf.one_hot(tf.argmax(targets, axis=-1), logits.shape[-1]) > 0
-    true = tf.reduce_sum(tf.where(is_true, logits, 0), axis=-1)
-    return true, tf.where(is_true, tf.float32.min, logits)
-
-
-def are_probabilities(output: np.ndarray) -> bool:
-    """Return whether rows `(n, classes)` are probabilities, to bfloat16's rounding.
-
-    A single value is one of them if it is from 0 to 1.
-    """
-    if output.shape[-1] == 1:
-        return output.min() >= 0 and output.max() <= 1
-    return output.min() >= 0 and np.allclose(output.sum(axis=-1), 1, atol=0.02)
-
-
 def compiled_loss(model: keras.Model) -> Loss | None:
     """Return the loss that a model was compiled with, if there is one."""
     losses = keras.tree.flatten(getattr(model, "loss", None))
@@ -144,50 +120,41 @@ def compiled_from_logits(model: keras.Model) -> bool | None:
     loss = compiled_loss(model)
     if isinstance(loss, keras.losses.Loss):
         return loss.get_config().get("from_logits")
-    if callable(loss):
-        parameter = inspect.signature(loss).parameters.get("from_logits")
-        return getattr(parameter, "default", None)
-    return None
+    parameters = inspect.signature(loss).parameters if callable(loss) else {}
+    return getattr(parameters.get("from_logits"), "default", None)
 
 
-def find_logits(
-    output: tf.Tensor,
-    from_logits: bool | None,
-    compiled: bool | None,
-    example: np.ndarray,
-    name: str,
-) -> tf.Tensor:
+def are_probabilities(output: np.ndarray) -> bool:
+    """Return whether rows `(n, classes)` look like probabilities, a single one too."""
+    is_positive = output.min() >= 0 and output.max() <= 1.02  # bfloat16 rounds
+    sums = output.sum(axis=-1)
+    return is_positive and (output.shape[-1] == 1 or np.allclose(sums, 1, atol=0.02))
+
+
+def find_logits(output: tf.Tensor, is_logits: bool, is_sure: bool, name: str):
     """Return the logits of classes behind a classifier's output, in a traced function.
-
-    They are looked for behind a softmax or a sigmoid at the end of the model. Without
-    one, the output is what the loss of `compile` takes, or else what it looks like.
 
     Args:
         output: What the model returned, `(n, classes)`, or `(n, 1)` for two classes.
-        from_logits: Whether these are logits, where the user says so.
-        compiled: Whether the loss takes logits that the model was compiled with.
-        example: What the model returns for the user's images.
+        is_logits: Whether these are logits, if no softmax or sigmoid is at the end.
+        is_sure: Whether they are even then.
         name: The model's name, for the warning that there are no logits.
 
     Returns:
         Float32 logits `(n, classes)`, of two classes at least.
     """
     is_found, logits = False, output
-    while from_logits is not True and logits.op.type in _LAST_OPERATIONS:
+    while not (is_sure and is_logits) and logits.op.type in _LAST_OPERATIONS:
         is_found |= logits.op.type in ("Softmax", "Sigmoid")
         logits = logits.op.inputs[0]
     logits = tf.cast(logits, tf.float32)
-    if from_logits is None:
-        from_logits = not are_probabilities(example) if compiled is None else compiled
-    if not is_found and not from_logits:
-        warnings.warn(
+    if not is_found and not is_logits:
+        warn(
             f"no logits behind the probabilities of model {name!r}: their logarithms "
-            "take their place, and confident answers may withstand attacks unduly",
-            stacklevel=2,
+            "take their place, and confident answers may withstand attacks unduly"
         )
-        tiny = np.finfo(np.float32).tiny
-        others = tf.maximum(1 - logits, tiny) if logits.shape[-1] == 1 else 1.0
-        logits = tf.math.log(tf.maximum(logits, tiny)) - tf.math.log(others)
+        others = tf.maximum(1 - logits, 1e-30) if logits.shape[-1] == 1 else 1.0
+        logits = tf.math.log(tf.maximum(logits, 1e-30) / others)
     if logits.shape[-1] == 1:
         logits = tf.concat([tf.zeros_like(logits), logits], axis=-1)
     return logits

@@ -1,6 +1,5 @@
 """How a script starts, what it prints, and how it ends."""
 
-import contextlib
 import io
 import math
 import os
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from pyimagesearch.core.checks import one_line
+from pyimagesearch.experiment import folder
 
 if TYPE_CHECKING:
     import keras
@@ -43,17 +43,8 @@ def report(what: str, model: "keras.Model", data: "Split", run: "Run") -> float:
     return accuracy
 
 
-def progress_bars(quiet: bool) -> int:
-    """Return Keras's `verbose`: bars on a terminal and in a notebook, or else lines."""
-    is_live = sys.stdout.isatty() or "ipykernel" in sys.modules
-    return 0 if quiet else 1 if is_live else 2
-
-
-def open_closed_streams() -> None:
-    """Open whatever of the standard streams is closed, and lead it to nowhere.
-
-    Or else the next file that is opened would take the stream's place.
-    """
+def _open_streams():
+    """Lead closed standard streams to nowhere, or files would take their places."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
@@ -61,24 +52,26 @@ def open_closed_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # it gets the lowest number that is free
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open("r+"))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):  # not in a notebook
+        # So that log files grow line by line, and take file names of any kind.
+        sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
 
 
-@contextlib.contextmanager
-def without_start_up_lines():
+def _import_tensorflow():
     """Import TensorFlow without its start-up lines, or show them if that fails.
 
     They come from C++, some before it reads any setting, so stderr's file descriptor
     points elsewhere meanwhile. Set TF_CPP_MIN_LOG_LEVEL to see them.
     """
-    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
-        yield
-        return
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
-    stderr = os.dup(2)
+    stderr, show = os.dup(2), "TF_CPP_MIN_LOG_LEVEL" in os.environ
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     with tempfile.TemporaryFile() as chatter:
-        os.dup2(chatter.fileno(), 2)
+        if not show:
+            os.dup2(chatter.fileno(), 2)
         try:
-            yield
+            import tensorflow
+
+            tensorflow.config.list_physical_devices()  # CUDA has something to say, too
         except BaseException:
             chatter.seek(0)
             os.write(stderr, chatter.read())
@@ -96,20 +89,14 @@ def run_script(
     Wrong input ends it with exit status 2 and one line on stderr; what stops a run,
     such as Ctrl-C, a full disk or a training that diverges, with 130 or 1 and one line.
     """
-    open_closed_streams()
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # So that log files grow line by line, and take file names of any kind.
-        sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
+    _open_streams()
     usual, hint = warnings.formatwarning, ""
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         options = parse(text)
         if "epochs" in options and options.output:
             hint = "; the same command goes on after the last finished epoch"
-        with without_start_up_lines():
-            import tensorflow
-
-            tensorflow.config.list_physical_devices()  # CUDA has something to say, too
+        _import_tensorflow()
         main(options)
     except KeyboardInterrupt:
         print(f"\ninterrupted{hint}", file=sys.stderr)
@@ -117,11 +104,15 @@ def run_script(
     except BrokenPipeError:  # as when piped into `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is not yet written
         sys.exit(1)
+    except FloatingPointError as error:
+        print(f"\ncannot go on: {one_line(error)}", file=sys.stderr)
+        sys.exit(1)
     except Exception as error:
-        expected = OSError, MemoryError, FloatingPointError
-        if not isinstance(error, expected) and "ResourceExhausted" not in repr(error):
+        expected = isinstance(error, OSError | MemoryError)
+        if not expected and "ResourceExhausted" not in repr(error):
             raise
         print(f"\ncannot go on: {one_line(error)}{hint}", file=sys.stderr)
         sys.exit(1)
     finally:
         warnings.formatwarning = usual
+        folder.release()

@@ -5,8 +5,6 @@ import socket
 import threading
 import urllib.request
 import warnings
-import zipfile
-from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +12,15 @@ import numpy as np
 from pyimagesearch.core.checks import one_line, shown
 
 # Keras's data sets: what their files' names begin with in its cache, and their host.
-_STORE = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/"
+_STORE = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz"
 _FROM_KERAS = {
-    "mnist": ("mnist.npz", _STORE + "mnist.npz"),
-    "fashion_mnist": ("fashion-mnist", _STORE + "train-labels-idx1-ubyte.gz"),
+    "mnist": ("mnist.npz", _STORE),
+    "fashion_mnist": ("fashion-mnist", _STORE),
     "cifar10": ("cifar-10-batches-py", "https://www.cs.toronto.edu/~kriz/cifar.html"),
 }
 NAMES = (*_FROM_KERAS, "digits")
-_NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
-_UNUSED_CLASSES, _PATIENCE = 100, 15  # seconds
+_KEYS = ("x_train", "y_train", "x_test", "y_test")
+_PATIENCE = 15  # seconds without data until a download is given up
 
 Split = tuple[np.ndarray, np.ndarray]
 
@@ -41,33 +39,25 @@ def load(data: str) -> tuple[Split, Split]:
         `(n, h, w, c)` in [0, 1] and one-hot float32 labels `(n, classes)`.
 
     Raises:
-        TypeError: If `data` is neither a name nor a path.
         ConnectionError: If the data are not at hand and cannot be downloaded.
         ValueError: If the file cannot be read or holds anything else.
     """
-    if not isinstance(data, str | PathLike):
+    if not isinstance(data, str | os.PathLike):
         raise TypeError(f"data must be a name or a path, got {shown(data)}")
     if data == "digits":
         arrays = _load_digits()
-    elif data in _FROM_KERAS:
-        arrays = _load_from_keras(data)
     else:
-        arrays = _load_npz(data)
+        arrays = _load_from_keras(data) if data in _FROM_KERAS else _load_npz(data)
     try:
         x_train, y_train, x_test, y_test = arrays
         x_train, x_test = _images("x_train", x_train), _images("x_test", x_test)
         if x_train.shape[1:] != x_test.shape[1:]:
             raise ValueError("x_test must hold images of the shape of x_train's")
-        y_train = _class_ids("y_train", y_train, len(x_train))
-        used, classes = len(np.unique(y_train)), int(y_train.max()) + 1
-        if not 2 <= classes <= used + _UNUSED_CLASSES:  # a one-hot row is this long
-            wanted = f"class ids from 0 on, at most {_UNUSED_CLASSES} of them unused"
-            got = f"{used} different ids to {classes - 1}"
-            raise ValueError(f"y_train must hold two or more {wanted}, got {got}")
-        y_test = _class_ids("y_test", y_test, len(x_test))
-        if y_test.max() >= classes:
-            got = f"got {y_test.max()}"
-            raise ValueError(f"y_test must hold class ids 0 to {classes - 1}, {got}")
+        y_train = _class_ids("y_train", y_train, len(x_train), 10_000)
+        classes = int(y_train.max()) + 1
+        if classes < 2:
+            raise ValueError("y_train must hold two or more class ids, got only 0")
+        y_test = _class_ids("y_test", y_test, len(x_test), classes)
     except ValueError as error:
         raise ValueError(f"{data}: {error}") from error
     one_hot = np.eye(classes, dtype=np.float32)
@@ -91,9 +81,9 @@ def _load_digits():
 def _load_npz(path):
     try:
         with np.load(path, allow_pickle=False) as archive:
-            return [archive[key] for key in _NPZ_KEYS]
+            return [archive[key] for key in _KEYS]
     except Exception as error:  # zip, zlib and NumPy raise a dozen kinds
-        wanted = f"an .npz file of the arrays {', '.join(_NPZ_KEYS)}, none pickled"
+        wanted = f"an .npz file of the arrays {', '.join(_KEYS)}, none pickled"
         raise ValueError(f"{path} is not {wanted}: {one_line(error)}") from error
 
 
@@ -109,7 +99,7 @@ def _load_from_keras(name):
         except ValueError as error:
             raise ValueError(f"{error}; delete it to download it again") from error
     usual = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_PATIENCE)  # seconds without data
+    socket.setdefaulttimeout(_PATIENCE)
     try:
         if not cached:
             _reach(url)
@@ -123,7 +113,7 @@ def _load_from_keras(name):
 
 
 def _reach(url):
-    """Raise unless a host answers in time; the look-up of its name has no time limit."""
+    """Raise unless a host answers in time: looking up its name has no limit."""
     errors = [TimeoutError(f"no answer from {url} in {_PATIENCE} seconds")]
 
     def connect():
@@ -141,30 +131,32 @@ def _reach(url):
 
 
 def _images(key, images):
-    if images.ndim == 3:
-        images = images[..., np.newaxis]
+    images = images[..., np.newaxis] if images.ndim == 3 else images
     if images.ndim != 4 or images.size == 0 or images.dtype.kind not in "uif":
         got = f"{images.dtype} of shape {images.shape}"
         raise ValueError(f"{key} must be numbers (n, h, w) or (n, h, w, c), got {got}")
-    highest = 1 if images.dtype.kind == "f" else 255
-    if 0 < images.max() < highest / 2 and highest == 255:
-        warnings.warn(
-            f"{key} holds integers up to {images.max()} only, and is divided by 255 all "
-            "the same: scale it to 0 to 255, or to floats from 0 to 1",
-            stacklevel=2,
-        )
-    if not (images.min() >= 0 and images.max() <= highest):  # NaN is refused, too
-        got = f"{images.dtype} from {images.min():g} to {images.max():g}"
+    largest, low, high = (
+        1 if images.dtype.kind == "f" else 255,
+        images.min(),
+        images.max(),
+    )
+    if not (low >= 0 and high <= largest):  # NaN is refused, too
+        got = f"{images.dtype} from {low:g} to {high:g}"
         raise ValueError(f"{key} must be integers to 255 or floats to 1, got {got}")
-    return np.divide(images, highest, dtype=np.float32)
+    if 0 < high < largest / 2 and largest == 255:
+        how = "scale it to 0 to 255, or to floats from 0 to 1"
+        text = f"{key} has integers up to {high} only, but is divided by 255: {how}"
+        warnings.warn(text, stacklevel=2)
+    return np.divide(images, largest, dtype=np.float32)
 
 
-def _class_ids(key, labels, count):
+def _class_ids(key, labels, count, classes):
     if labels.shape not in ((count,), (count, 1)) or labels.dtype.kind not in "ui":
         got = f"{labels.dtype} of shape {labels.shape}"
         raise ValueError(
             f"{key} must be integers ({count},) or ({count}, 1), got {got}"
         )
-    if labels.min() < 0:
-        raise ValueError(f"{key} must hold class ids from 0, got {labels.min()}")
+    if labels.min() < 0 or labels.max() >= classes:
+        got = f"{labels.min()} to {labels.max()}"
+        raise ValueError(f"{key} must hold class ids 0 to {classes - 1}, got {got}")
     return labels.reshape(count)

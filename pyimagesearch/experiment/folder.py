@@ -3,7 +3,6 @@
 import contextlib
 import os
 import sqlite3
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,30 +10,33 @@ NETWORKS = ("trained.keras", "defended.keras")
 STATE, HISTORY, RESULTS = "state.npz", "history.csv", "results.json"
 ACCURACY, ROBUSTNESS = "accuracy.png", "robustness.json"
 
+_held = []
 
-def hold(folder: Path) -> object:
-    """Make an output folder and hold it, or raise a ValueError.
 
-    A database's lock does it: it needs no clean-up after a run that was killed, and
-    every system has it.
+def hold(folder: Path) -> None:
+    """Make an output folder and hold it until `release`, or raise a ValueError.
 
-    Returns:
-        What holds the folder as long as it exists.
+    A database's lock does it: every system has it, and it needs no clean-up after a
+    run that was killed.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
+        (folder / ".lock").touch()
+        lock = sqlite3.connect(folder / ".lock", timeout=0, isolation_level=None)
+        _held.append(lock)
+        lock.execute("BEGIN EXCLUSIVE")
     except OSError as error:
         raise ValueError(f"must be a folder to write to: {error}") from error
-    lock = sqlite3.connect(folder / ".lock", timeout=0, isolation_level=None)
-    try:
-        lock.execute("BEGIN EXCLUSIVE")
     except sqlite3.Error as error:
-        lock.close()
         is_held = "locked" in str(error)
         why = "another run writes to it at the moment" if is_held else error
         raise ValueError(f"{folder} cannot be used: {why}") from error
-    return lock
+
+
+def release() -> None:
+    """Release the folders that are held."""
+    while _held:
+        _held.pop().close()
 
 
 @contextlib.contextmanager

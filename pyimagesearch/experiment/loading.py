@@ -15,9 +15,9 @@ from pyimagesearch.experiment.run import Run
 
 
 def load_data(options: Namespace) -> tuple[data.Split, data.Split]:
-    """Load the data that the options name, and set the epochs that suit them.
+    """Load the data that the options name, by default MNIST, and set suitable epochs.
 
-    Without `--data` it is MNIST, or the digits where MNIST cannot be had.
+    Without MNIST it is the digits.
     """
     name = options.data or "mnist"
     try:
@@ -36,8 +36,8 @@ def load_data(options: Namespace) -> tuple[data.Split, data.Split]:
         options.epochs = options.epochs or epochs
         options.fine_tune_epochs = options.fine_tune_epochs or fine_tune_epochs
         if options.batch_size > len(train[0]):
-            images = f"{len(train[0])} training images"
-            fail(f"--batch-size must be at most the {images}, got {options.batch_size}")
+            most = f"the {len(train[0])} training images"
+            fail(f"--batch-size must be at most {most}, got {options.batch_size}")
     return train, test
 
 

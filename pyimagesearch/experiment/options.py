@@ -5,15 +5,15 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+from pyimagesearch.core.checks import is_live
 from pyimagesearch.experiment import folder
-from pyimagesearch.experiment.console import fail, progress_bars
+from pyimagesearch.experiment.console import fail
 from pyimagesearch.experiment.data import NAMES
 
 # Epochs of training and of fine-tuning: the tutorials', and those that 1,437 digits
 # need to tell the same story.
 EPOCHS, DIGITS_EPOCHS = (20, 10), (40, 30)
-ATTACKS = ("fgsm", "rfgsm", "pgd")
-RECIPES = {"tutorial": ("fgsm", 0.5), "robust": ("robust", 0.0)}  # attack and split
+_RECIPES = {"tutorial": ("fgsm", 0.5), "robust": ("robust", 0.0)}  # attack and split
 
 
 def parse_options(description: str, mixed: bool = False) -> argparse.Namespace:
@@ -24,48 +24,46 @@ def parse_options(description: str, mixed: bool = False) -> argparse.Namespace:
         mixed: Whether to offer the mixed script's own options, or else the first's.
     """
     parser = make_parser(description)
-    add = parser.add_argument
-    training, tuning = (
-        f"(default: {usual}; digits: {digits})"
-        for usual, digits in zip(EPOCHS, DIGITS_EPOCHS, strict=True)
-    )
-    count = {"type": positive_integer, "metavar": "N"}
-    add("--epochs", **count, help=f"epochs of training {training}")
-    add("--fine-tune-epochs", **count, help=f"epochs of fine-tuning {tuning}")
-    what = "images in a batch (default: %(default)s)"
-    add("--batch-size", **count, default=64, help=what)
-    what = "strength of the attack, pixels 0 to 1 (default: %(default)s)"
-    add("--eps", type=number(0, 1), default=0.1, metavar="E", help=what)
+    add, count = parser.add_argument, {"type": number(int, 1), "metavar": "N"}
+    default = "(default: %(default)s)"
+    for name, what, usual, digits in [
+        ("--epochs", "training", EPOCHS[0], DIGITS_EPOCHS[0]),
+        ("--fine-tune-epochs", "fine-tuning", EPOCHS[1], DIGITS_EPOCHS[1]),
+    ]:
+        what = f"epochs of {what} (default: {usual}; digits: {digits})"
+        add(name, **count, help=what)
+    add("--batch-size", **count, default=64, help=f"images in a batch {default}")
+    what = f"strength of the attack, pixels 0 to 1 {default}"
+    add("--eps", type=number(float, 0, 1), default=0.1, metavar="E", help=what)
     what = "start from this trained network, a .keras file"
     add("--model", type=model_file, metavar="FILE", help=what)
     if mixed:
-        what = "how to fine-tune (default: %(default)s)"
-        add("--recipe", choices=RECIPES, default="tutorial", help=what)
+        what = f"how to fine-tune {default}"
+        add("--recipe", choices=_RECIPES, default="tutorial", help=what)
         what = "what makes adversaries in the tutorial recipe (default: fgsm)"
-        add("--attack", choices=ATTACKS, help=what)
+        add("--attack", choices=("fgsm", "rfgsm", "pgd"), help=what)
         what = "share of normal images in a batch (default: 0.5; robust: 0)"
-        add("--split", type=number(0, 1), metavar="X", help=what)
+        add("--split", type=number(float, 0, 1), metavar="X", help=what)
     else:
         what = "fine-tune on adversaries of training images, not of the test images"
         add("--honest", action="store_true", help=what)
     add("--quiet", action="store_true", help="no progress bars")
     options = parser.parse_args()
     if mixed:
-        attack, split = RECIPES[options.recipe]
+        attack, split = _RECIPES[options.recipe]
         if options.attack and options.recipe == "robust":
             fail(f"--attack is for --recipe tutorial, got {options.attack} and robust")
         options.attack = options.attack or attack
         options.split = split if options.split is None else options.split
-    options.verbose = progress_bars(options.quiet)
+    # Bars on a terminal and in a notebook, or else a line an epoch.
+    options.verbose = 0 if options.quiet else 1 if is_live() else 2
     if options.output:
         networks = [(options.output / name).resolve() for name in folder.NETWORKS]
         if options.model and Path(options.model).resolve() in networks:
             got = f"got {options.model!r}"
             fail(f"--model must not be a file that --output replaces, {got}")
-        hold_output(options)
-        killed = (options.output / folder.STATE).exists()
-        others = (*folder.NETWORKS, folder.HISTORY, folder.ACCURACY)
-        check_output(options, folder.RESULTS, *(() if killed else others))
+        others = *folder.NETWORKS, folder.HISTORY, folder.ACCURACY
+        hold_output(options, folder.RESULTS, *others)
     return options
 
 
@@ -82,7 +80,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     what = f"{', '.join(NAMES)}, or an .npz file (default: mnist, or digits)"
     add("--data", type=data, metavar="DATA", help=what)
     what = "seed of all randomness (default: %(default)s)"
-    add("--seed", type=seed, metavar="N", default=0, help=what)
+    add("--seed", type=number(int, 0, 2**32 - 1), metavar="N", default=0, help=what)
     what = "folder for results and pictures (default: none are written)"
     add("--output", type=output_folder, metavar="DIR", help=what)
     what = "replace an earlier run's results, or another run's state, in --output"
@@ -90,64 +88,57 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def hold_output(options: argparse.Namespace) -> None:
-    """Make the output folder and hold it as long as the options exist, or fail."""
+def hold_output(options: argparse.Namespace, *names: str) -> None:
+    """Hold the output folder, or fail.
+
+    It fails, too, if one of these files would be replaced unasked; where a killed run
+    has left its state, only the first of them counts.
+    """
     try:
-        options.lock = folder.hold(options.output)
+        folder.hold(options.output)
     except ValueError as error:
         fail(f"--output {error}")
-
-
-def check_output(options: argparse.Namespace, *names: str) -> None:
-    """Fail if one of these files in the output folder would be replaced unasked."""
-    for name in names:
+    is_killed = (options.output / folder.STATE).exists()
+    for name in names[:1] if is_killed else names:
         if not options.force and (options.output / name).exists():
             how = "give another folder, or --force to replace it"
             fail(f"--output: {options.output} holds an earlier run's {name}; {how}")
 
 
-def number(low: float = 0.0, high: float = math.inf) -> Callable[[str], float]:
-    """Return a type of option: a number in a range."""
+def number(kind: type, low: float, high: float = math.inf) -> Callable:
+    """Return a type of option: a number of a kind in a range."""
+    what = "an integer" if kind is int else "a number"
+    what += f" from {low:,g} on" if high == math.inf else f" from {low:,g} to {high:,}"
 
-    def number(text):
-        if not low <= float(text) <= high:
-            wanted = f"must be a number from {low:g} to {high:g}, got {text!r}"
-            raise argparse.ArgumentTypeError(wanted)
-        return float(text)
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        return _among(value, low <= value <= high, what, text)
 
-    return number
-
-
-def positive_integer(text: str) -> int:
-    """Return the value of an option that is an integer from 1 on."""
-    return int(_among(text, text.isdecimal() and int(text) > 0, "a positive integer"))
-
-
-def seed(text: str) -> int:
-    """Return the value of an option that is a seed."""
-    is_seed = text.isdecimal() and int(text) < 2**32
-    return int(_among(text, is_seed, "an integer from 0 to 2**32 - 1"))
+    return parse
 
 
 def data(text: str) -> str:
     """Return the value of an option that names data, or a file."""
     wanted = f"{', '.join(NAMES)} or an .npz file"
-    return _among(text, text in NAMES or _is_file(text), wanted)
+    return _among(text, text in NAMES or _is_file(text), wanted, text)
 
 
 def output_folder(text: str) -> Path:
     """Return the value of an option that is a folder."""
-    return Path(_among(text, text != "", "a folder"))
+    return Path(_among(text, text != "", "a folder", text))
 
 
 def model_file(text: str) -> str:
     """Return the value of an option that is a saved Keras model."""
-    wanted = "a .keras file; save a model as one by model.save('model.keras')"
+    wanted = "an existing .keras file"
     if text.endswith((".h5", ".hdf5")):
-        wanted += ", an old one after keras.saving.load_model(...)"
-    elif Path(text, "saved_model.pb").exists():
-        wanted += " where a SavedModel was made: Keras 3 cannot load it to convert it"
-    return _among(text, text.endswith(".keras") and _is_file(text), wanted)
+        wanted += "; convert one by keras.saving.load_model('m.h5').save('m.keras')"
+    elif _is_file(f"{text}/saved_model.pb"):
+        wanted += "; Keras 3 loads no SavedModel: save it as .keras where it was made"
+    return _among(text, text.endswith(".keras") and _is_file(text), wanted, text)
 
 
 def _is_file(text):
@@ -157,7 +148,7 @@ def _is_file(text):
         return False
 
 
-def _among(text, is_right, wanted):
+def _among(value, is_right, wanted, text):
     if not is_right:
         raise argparse.ArgumentTypeError(f"must be {wanted}, got {text!r}")
-    return text
+    return value

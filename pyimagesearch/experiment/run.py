@@ -10,9 +10,7 @@ import platform
 import sys
 import time
 from argparse import Namespace
-from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -24,52 +22,30 @@ from pyimagesearch.training.epochs import RepeatableEpochs
 
 _PHASES = ("training", "fine-tuning")
 # Options that make no difference to a run's figures, or count by their content.
-_FREE = ("output", "force", "quiet", "verbose", "lock", "data", "model")
+_FREE = ("output", "force", "quiet", "verbose", "data", "model")
 
 
-class Phase(NamedTuple):
-    """What `model.fit` takes to go on where a phase of the run stands.
-
-    Attributes:
-        rng: The NumPy generator for what the epochs draw.
-        settings: Arguments of `fit`: `initial_epoch`, how many epochs are done already;
-            `callbacks`, which seed, save and stop the epochs; and how `fit` shows and
-            validates them.
-    """
-
-    rng: np.random.Generator
-    settings: dict[str, object]
-
-
-class Run:
-    """A script's run, and in its folder what it has done by the end of an epoch.
+class Run(keras.callbacks.Callback):
+    """A script's run, as a callback of each of its trainings.
 
     Attributes:
         options: The script's options.
         history: A dictionary an epoch: `phase`, `epoch` from 1 on, `seconds`, and what
             Keras logged.
         figures: The losses and accuracies that were printed, by what they are of.
-        published: The tutorial's, where they can be compared.
     """
 
     def __init__(self, options: Namespace, *data: Split):
-        """Read the state in the folder `options.output` if there is one.
+        """Read the state in the folder `options.output` if there is one, or raise.
 
-        Args:
-            options: The script's options. With `force` a finished run is replaced, and
-                one of other options; without `output` nothing is written.
-            *data: Training and test data.
-
-        Raises:
-            ValueError: If the state cannot be read or is that of other options.
+        With `options.force` a state that does not fit is replaced.
         """
+        super().__init__()
         self.options, self.history, self.figures = options, [], {}
-        self.published, self._arrays, self._before = {}, {}, 0.0
-        self._started = time.perf_counter()
-        if not options.output:
-            return
-        self._settings, self._versions = _settings(options, data), _versions()
-        if (options.output / STATE).exists():
+        self.checksum = checksum(*data)
+        self._arrays, self._started = {}, time.perf_counter()
+        self._settings, self._versions = _settings(options, self.checksum), _versions()
+        if options.output and (options.output / STATE).exists():
             try:
                 self._read(options.output / STATE)
             except ValueError:
@@ -82,149 +58,121 @@ class Run:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 meta = json.loads(archive["meta"].item())
                 for name in sorted(set(archive.files) - {"meta"}):
-                    kind, _, _ = name.rpartition("_")
-                    arrays.setdefault(kind, []).append(archive[name])
+                    arrays.setdefault(name[:-6], []).append(archive[name])
+            was, now = meta["settings"], self._settings | self._versions
             different = [
-                f"{name} {meta['settings'].get(name)}, not {value}"
-                for name, value in (self._settings | self._versions).items()
-                if meta["settings"].get(name) != value
+                f"{k} {was.get(k)}, not {now[k]}" for k in now if was.get(k) != now[k]
             ]
             history, seconds = list(meta["history"]), float(meta["seconds"])
         except Exception as error:  # zip, JSON and NumPy raise a dozen kinds
             reason = checks.one_line(error)
             raise ValueError(f"{path} cannot be read: {reason}") from error
         if different:
-            was = "; ".join(different)
-            raise ValueError(f"{path.parent} holds an interrupted run with {was}")
-        self._arrays, self.history, self._before = arrays, history, seconds
+            differences = "; ".join(different)
+            raise ValueError(f"{path.parent} holds an interrupted run: {differences}")
+        self._arrays, self.history = arrays, history
+        self._started -= seconds
         last = history[-1]
         print(f"[INFO] going on after epoch {last['epoch']} of {last['phase']}")
 
-    def resume(self, phase: str, model: keras.Model) -> Phase:
-        """Bring a compiled model to where it was in a phase; return what `fit` takes.
+    def resume(self, phase: str, model: keras.Model) -> tuple:
+        """Bring a compiled model to where it was in a phase.
 
         Args:
             phase: "training" or "fine-tuning"; each has its own randomness.
             model: The model, whose weights are replaced if some epochs are done.
+
+        Returns:
+            The NumPy generator for what the epochs draw; and arguments of `fit`:
+            `initial_epoch`, `callbacks`, and how it shows and validates epochs.
         """
-        done = sum(row["phase"] == phase for row in self.history)
+        self._phase, done = phase, sum(row["phase"] == phase for row in self.history)
         if done:
             model.set_weights(self._arrays[phase])
         if done and self.history[-1]["phase"] == phase:
             model.optimizer.build(model.trainable_variables)
-            saved = zip(
-                model.optimizer.variables, self._arrays["optimizer"], strict=True
-            )
-            for variable, array in saved:
-                variable.assign(array)
+            variables = model.optimizer.variables
+            for pair in zip(variables, self._arrays["optimizer"], strict=True):
+                pair[0].assign(pair[1])
         seed = self.options.seed, _PHASES.index(phase)
         epochs = RepeatableEpochs(*seed, initial_epoch=done)
-        stop = keras.callbacks.TerminateOnNaN()
-        settings = {
+        return epochs.rng, {
             "initial_epoch": done,
-            "callbacks": [epochs, stop, _Record(self, phase)],
+            "callbacks": [epochs, keras.callbacks.TerminateOnNaN(), self],
             "shuffle": False,  # the data are
             "validation_batch_size": 512,
             "verbose": self.options.verbose,
         }
-        return Phase(epochs.rng, settings)
 
-    def save(self, model: keras.Model, epoch: dict) -> None:
-        """Add an epoch to the history; save the model, its optimizer and the history.
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Note when the epoch began."""
+        self._begun = time.perf_counter()
 
-        Args:
-            model: The compiled model.
-            epoch: The epoch's row of the history.
-        """
-        self.history.append(epoch)
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Save the model, its optimizer and the history."""
+        if not np.isfinite(logs["loss"]):
+            what = f"the loss in epoch {epoch + 1} of {self._phase} is {logs['loss']}"
+            raise FloatingPointError(f"{what}: training has diverged")
+        seconds = time.perf_counter() - self._begun
+        row = {"phase": self._phase, "epoch": epoch + 1, "seconds": seconds}
+        self.history.append(row | logs)
         if not self.options.output:
             return
-        optimizer = [variable.numpy() for variable in model.optimizer.variables]
-        self._arrays |= {epoch["phase"]: model.get_weights(), "optimizer": optimizer}
+        optimizer = [variable.numpy() for variable in self.model.optimizer.variables]
+        self._arrays |= {self._phase: self.model.get_weights(), "optimizer": optimizer}
         named = {
             # NumPy's files know no bfloat16.
             f"{kind}_{i:05}": array.astype("f4") if array.dtype.kind == "V" else array
             for kind, arrays in self._arrays.items()
             for i, array in enumerate(arrays)
         }
-        meta = {
-            "settings": self._settings | self._versions,
-            "history": self.history,
-            "seconds": self._seconds(),
-        }
+        meta = {"settings": self._settings | self._versions, "history": self.history}
+        meta["seconds"] = time.perf_counter() - self._started
         with replacing(self.options.output / STATE) as path:
             np.savez(path, meta=json.dumps(meta), **named)
         (self.options.output / RESULTS).unlink(missing_ok=True)  # from before --force
         self._write_history()
 
-    def finish(self) -> None:
-        """Save the results; the run needs no state from then on."""
+    def finish(self, **more: object) -> None:
+        """Save the results and more of them; the run needs no state from then on."""
         self._write_history()  # which lacks a row if the run was killed just before
-        seconds = Counter(run=self._seconds())
+        seconds = {"run": time.perf_counter() - self._started}
         for row in self.history:
-            seconds[row["phase"]] += row["seconds"]
-        data, model = self.options.data, self.options.model
-        results = {
-            "settings": {"--data": data, "--model": model, **self._settings},
-            "versions": self._versions,
-            "seconds": seconds,
-            "figures": self.figures,
-            "published": self.published,
-        }
+            seconds[row["phase"]] = seconds.get(row["phase"], 0) + row["seconds"]
+        paths = {f"--{name}": getattr(self.options, name) for name in ("data", "model")}
+        results = {"settings": paths | self._settings, "versions": self._versions}
+        results |= {"seconds": seconds, "figures": self.figures, **more}
         with replacing(self.options.output / RESULTS) as path:
             path.write_text(json.dumps(results, indent=2) + "\n")
         (self.options.output / STATE).unlink(missing_ok=True)
 
-    def _seconds(self):
-        return self._before + time.perf_counter() - self._started
-
     def _write_history(self):
         names = dict.fromkeys(name for row in self.history for name in row)
         path = self.options.output / HISTORY
-        with replacing(path) as temporary, temporary.open("w") as file:
+        with replacing(path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, names, lineterminator="\n")
             writer.writeheader()
             writer.writerows(self.history)
 
 
-class _Record(keras.callbacks.Callback):
-    """Saves the run at the end of an epoch, unless its training has diverged."""
-
-    def __init__(self, run, phase):
-        super().__init__()
-        self.run, self.phase = run, phase
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.started = time.perf_counter()
-
-    def on_epoch_end(self, epoch, logs=None):
-        if not np.isfinite(logs["loss"]):
-            what = f"the loss in epoch {epoch + 1} of {self.phase} is {logs['loss']}"
-            raise FloatingPointError(f"{what}: training has diverged")
-        seconds = time.perf_counter() - self.started
-        row = {"phase": self.phase, "epoch": epoch + 1, "seconds": seconds}
-        self.run.save(self.model, row | logs)
+def checksum(*data: Split) -> str:
+    """Return the SHA-256 of images and labels as they were loaded."""
+    digest = hashlib.sha256()
+    for array in (array for split in data for array in split):
+        digest.update(f"{array.shape} {array.dtype}".encode() + array.tobytes())
+    return digest.hexdigest()
 
 
-def _settings(options, data):
+def _settings(options, data_checksum):
     """Return what decides a run's figures; files and data by their checksums."""
-    settings = {"script": Path(sys.argv[0]).name}
+    settings = {"script": Path(sys.argv[0]).name, "data sha256": data_checksum}
     for name, value in vars(options).items():
         if name not in _FREE:
             settings[f"--{name.replace('_', '-')}"] = value
-    settings["data sha256"] = data_checksum(*data)
     if options.model:
         digest = hashlib.sha256(Path(options.model).read_bytes())
         settings["model sha256"] = digest.hexdigest()
     return settings
-
-
-def data_checksum(train: Split, test: Split) -> str:
-    """Return the SHA-256 of images and labels as they were loaded."""
-    digest = hashlib.sha256()
-    for array in (*train, *test):
-        digest.update(f"{array.shape} {array.dtype}".encode() + array.tobytes())
-    return digest.hexdigest()
 
 
 def _versions():

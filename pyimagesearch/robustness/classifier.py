@@ -11,24 +11,17 @@ from pyimagesearch.core.losses import (
     compiled_loss,
     takes_class_ids,
 )
-from pyimagesearch.robustness.suite import SQUARE, TRANSFER
+from pyimagesearch.robustness.suite import TRANSFER
 
 _ACCURACIES = ("accuracy", "acc", "binary_accuracy", "categorical_accuracy")
 
 
 def class_ids(
-    model: keras.Model,
-    images: np.ndarray,
-    labels: np.ndarray,
-    from_logits: bool | None,
+    model: keras.Model, images: np.ndarray, labels: np.ndarray, from_logits: bool | None
 ) -> np.ndarray:
     """Return the class id of each image `(n,)`, or raise if labels are something else.
 
-    Args:
-        model: The classifier.
-        images: Its images; what it returns for the first of them tells of its kind.
-        labels: One-hot rows or class ids.
-        from_logits: Whether it returns logits; None where the user does not say.
+    Arguments as for `evaluate_robustness`.
     """
     example = example_output(model, images[next(chunks(images))])
     if example.ndim != 2:
@@ -78,29 +71,28 @@ def check_accuracy(
             )
 
 
-def find_doubts(shares: dict[str, float], drop: float, at_largest: float) -> list[str]:
+def find_doubts(
+    shares: dict[str, float], square: float, longer: float, at_largest: float
+) -> list[str]:
     """Return what speaks for gradients that mislead the attacks.
 
     Args:
         shares: Accuracy under each attack, by its name in the report.
-        drop: By how much more steps and restarts still lower the worst case.
+        square: By how much the Square attack lowers the worst case.
+        longer: By how much more steps and restarts do.
         at_largest: Accuracy with an eps that can turn every image into plain grey.
 
     Source: Athalye et al., "Obfuscated gradients give a false sense of security", 2018.
     """
-    doubts = []
-    white_box = min(share for name, share in shares.items() if name.startswith("PGD"))
-    if white_box > shares["FGSM"] + 0.01:
-        doubts.append("PGD is weaker than FGSM")
-    if shares.get(TRANSFER, 1) < white_box - 0.01:
-        doubts.append("the black-box attack is stronger than PGD")
-    if shares[SQUARE] < white_box - 0.01:
-        by = f"{white_box - shares[SQUARE]:.1%}"
-        doubts.append(
-            f"the Square attack, without a gradient, leaves {by} less than PGD"
-        )
-    if drop > 0.01:
-        doubts.append(f"more steps and restarts leave {drop:.1%} less")
-    if at_largest > 0.05:
-        doubts.append(f"{at_largest:.1%} withstand even half of the range")
+    pgd = min(share for name, share in shares.items() if name.startswith("PGD"))
+    found = {
+        "PGD is weaker than FGSM": pgd > shares["FGSM"] + 0.01,
+        "the black-box attack is stronger than PGD": pgd
+        > shares.get(TRANSFER, 1) + 0.01,
+        f"the Square attack, without a gradient, leaves {square:.1%} less": square
+        > 0.01,
+        f"more steps and restarts leave {longer:.1%} less": longer > 0.01,
+        f"{at_largest:.1%} withstand even half of the range": at_largest > 0.05,
+    }
+    doubts = [doubt for doubt, holds in found.items() if holds]
     return [f"{doubt}; the true robustness may be far lower" for doubt in doubts]

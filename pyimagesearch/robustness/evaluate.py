@@ -1,8 +1,8 @@
 """How much of a classifier survives attack: a table of accuracies."""
 
-import sys
 import time
 import warnings
+from functools import partial
 from typing import NamedTuple
 
 import keras
@@ -10,7 +10,7 @@ import numpy as np
 
 from pyimagesearch.core import checks
 from pyimagesearch.core.compiled import predict_logits
-from pyimagesearch.core.gradients import check_outputs, each_warning_once
+from pyimagesearch.core.gradients import check_outputs
 from pyimagesearch.robustness.classifier import check_accuracy, class_ids, find_doubts
 from pyimagesearch.robustness.suite import SQUARE, make_suite
 from pyimagesearch.robustness.transfer import train_substitute
@@ -59,16 +59,14 @@ def evaluate_robustness(
     """Attack a classifier in many ways, on valid images only.
 
     An image that the model gets wrong unaided has fallen to every attack, and is not
-    attacked. Each attack starts on all others, whatever fell to another one, so that
-    its row is its own; only the Square attack, which takes longest, gets what the
-    others leave, as its name says. In the row `worst case` an image is correct only if
-    every attack failed on it; its loss and change are those of the attack that fooled
-    the model with the highest loss, or came nearest.
+    attacked. Each attack starts on all others, so that its row is its own; only the
+    Square attack, which takes longest, gets what the others leave, as its name says. In
+    the row `worst case` an image is correct only if every attack failed on it.
 
     It warns where gradients seem to mislead the attacks: if PGD is weaker than FGSM,
-    than the black-box attack or than the Square attack, if three times the steps leave
-    a point less, or if more than 5% withstand an eps of half the range. The answers of
-    a model that answers at random are averaged over 16 passes, with a warning.
+    the black-box attack or the Square attack, if three times the steps leave a point
+    less, or if more than 5% withstand an eps of half the range. The answers of a model
+    that answers at random are averaged over 16 passes, with a warning.
 
     Args:
         model: A Keras model that maps one image tensor to the probabilities or logits
@@ -80,8 +78,8 @@ def evaluate_robustness(
         steps: Steps of PGD; fewer of them are weaker, and for large models.
         queries: Queries of the Square attack; likewise.
         attacker_images: Images of an attacker who cannot see the weights. Their
-            adversaries are made against a substitute (`pyimagesearch.robustness
-            .transfer`), whose training is not timed.
+            adversaries are made against a substitute (`train_substitute`), whose
+            training is not timed.
         from_logits: Whether the model returns logits, where its last operation does not
             tell. By default the loss says so that it was compiled with, or else its
             answers to the images do.
@@ -96,26 +94,24 @@ def evaluate_robustness(
         ValueError: If an argument is out of range or does not fit the model, if the
             model is no classifier, or returns NaN or infinity.
     """
-    images, _, (low, high) = checks.attack_arguments("images", images, 0, clip)
-    if clip is None or low == high:
+    images, _, clip = checks.attack_arguments("images", images, 0, clip)
+    width = float(clip[1] - clip[0])
+    if not 0 < width < np.inf:
         raise ValueError(f"clip must be (low, high), low below high, got {clip}")
-    images = np.clip(images, low, high)
-    given = checks.finite_array("eps", eps).ravel().tolist()
-    width = float(high - low)
-    all_eps = dict.fromkeys(checks.number_in("eps", value, 0, width) for value in given)
-    steps = checks.positive_integer("steps", steps)
-    queries = checks.positive_integer("queries", queries)
+    images = np.clip(images, *clip)
+    all_eps = checks.array("eps", eps).ravel().tolist()
+    all_eps = dict.fromkeys(checks.number_in("eps", e, 0, width) for e in all_eps)
+    limits = [checks.positive_integer("steps", steps)]
+    limits.append(checks.positive_integer("queries", queries))
     rng = checks.generator(rng)
     labels = class_ids(model, images, labels, from_logits)
 
     def predict(given):
-        logits = predict_logits(model, given, from_logits)
-        for _ in range(passes - 1):
-            logits += predict_logits(model, given, from_logits)
+        logits = sum(predict_logits(model, given, from_logits) for _ in range(passes))
         check_outputs(model, np.isfinite(logits).all(axis=1))
         return logits / passes
 
-    passes, warned = 1, set()
+    passes = 1
     logits = predict(images)
     if not np.allclose(logits, predict(images), rtol=1e-3, atol=1e-4):
         passes = _PASSES
@@ -129,21 +125,20 @@ def evaluate_robustness(
     substitute = None
     if attacker_images is not None:
         own, *_ = checks.attack_arguments("attacker_images", attacker_images, 0, clip)
-        if own.shape[1:] != images.shape[1:]:
-            got = f"{own.shape[1:]} instead of {images.shape[1:]}"
-            raise ValueError(f"attacker_images must have the images' shape, got {got}")
+        if own.ndim != 4 or own.shape[1:] != images.shape[1:]:
+            got = f"{own.shape} for images {images.shape}"
+            raise ValueError(f"attacker_images must be (n, h, w, c), too, got {got}")
         answers = predict(own).argmax(axis=1)
         substitute = train_substitute(own, answers, clip, logits.shape[1], rng=rng)
-    suite = make_suite(
-        model, substitute, predict, clip, steps, queries, from_logits, rng
-    )
+    suite = make_suite(model, substitute, predict, clip, *limits, from_logits, rng)
 
     def outcome(adversaries, rows):
         """Return correctness, loss, mean and largest change, each of an image a row."""
-        logits, each = predict(adversaries).astype(float), np.arange(len(rows))
+        logits = predict(adversaries).astype(float)
         changes = np.abs(adversaries - images[rows]).reshape(len(rows), -1)
         moves = changes.mean(axis=1, dtype=float), changes.max(axis=1)
-        losses = np.logaddexp.reduce(logits, axis=1) - logits[each, labels[rows]]
+        true = logits[np.arange(len(rows)), labels[rows]]
+        losses = np.logaddexp.reduce(logits, axis=1) - true
         return np.stack([logits.argmax(axis=1) == labels[rows], losses, *moves])
 
     def summary(name, eps, outcome, seconds):
@@ -154,47 +149,48 @@ def evaluate_robustness(
     started = time.perf_counter()
     clean = outcome(images, np.arange(len(images)))
     table = [summary("clean", 0.0, clean, time.perf_counter() - started)]
-    standing = np.flatnonzero(clean[0])
-    verbose = sys.stdout.isatty() if verbose is None else verbose
+    verbose = checks.is_live() if verbose is None else verbose
     total = len(all_eps) * len(suite)
     progress = keras.utils.Progbar(total, verbose=int(verbose), unit_name="attack")
     for value in all_eps:
-        worst, rows_of_eps, seconds_of_all = clean, [], 0.0
+        started, shares = time.perf_counter(), {}
+        worst, worst_images = clean, images.copy()
         for name, attack in suite.items():
-            rows = np.flatnonzero(worst[0]) if name == SQUARE else standing
-            started, found = time.perf_counter(), (worst if name == SQUARE else clean)
-            found = found.copy()
-            if value > 0 and len(rows):
-                with each_warning_once(warned):
-                    adversaries = attack(images[rows], labels[rows], value)
-                found[:, rows] = outcome(adversaries, rows)
-            seconds = time.perf_counter() - started
-            seconds_of_all += seconds
-            rows_of_eps.append(summary(name, value, found, seconds))
-            worst = _worse(worst, found)
+            found = (worst if name == SQUARE else clean).copy()
+            before, rows = worst[0].mean(), np.flatnonzero(found[0])
+            attacked, begun = images.copy(), time.perf_counter()
+            if value > 0 and rows.size > 0:
+                attacked[rows] = attack(images[rows], labels[rows], value)
+                found[:, rows] = outcome(attacked[rows], rows)
+            seconds = time.perf_counter() - begun
+            table.append(summary(name, value, found, seconds))
+            shares[name] = table[-1].accuracy
+            is_worse = _damage(found) > _damage(worst)
+            worst = np.where(is_worse, found, worst)
+            worst_images[is_worse] = attacked[is_worse]
             progress.add(1)
-        rows_of_eps.append(summary("worst case", value, worst, seconds_of_all))
-        table += rows_of_eps
-        few = np.flatnonzero(worst[0])[:_DOUBTED_IMAGES]
-        if few.size and value > 0:
-            attack = suite["PGD, cross-entropy"]
-            harder, largest = (
-                outcome(attack(images[few], labels[few], bound, steps=3 * steps), few)
-                for bound in (value, width / 2)
-            )
-            drop = rows_of_eps[-1].accuracy * (1 - harder[0].mean())
-            shares = {row.attack: row.accuracy for row in rows_of_eps}
-            for doubt in find_doubts(shares, drop, largest[0].mean()):
+        if passes > 1 and value > 0:  # an unlucky draw is no attack
+            right = np.flatnonzero(clean[0])
+            worst = clean.copy()
+            worst[:, right] = outcome(worst_images[right], right)
+        seconds = time.perf_counter() - started
+        table.append(summary("worst case", value, worst, seconds))
+        if value > 0 and passes == 1:
+            few, left = np.flatnonzero(worst[0])[:_DOUBTED_IMAGES], [1.0, 0.0]
+            if few.size > 0:
+                longer = partial(suite["PGD, cross-entropy"], steps=3 * steps)
+                attacked = (
+                    longer(images[few], labels[few], e) for e in (value, width / 2)
+                )
+                left = [outcome(adversaries, few)[0].mean() for adversaries in attacked]
+            drops = before - shares[SQUARE], worst[0].mean() * (1 - left[0])
+            for doubt in find_doubts(shares, *drops, left[1]):
                 text = f"model {model.name!r}, eps {value:g}: {doubt}"
                 warnings.warn(text, stacklevel=2)
     return table
 
 
-def _worse(one, other):
-    """Return of two outcomes each image's worse: fooled, or else the higher loss."""
-
-    def damage(outcome):
-        correct, losses, *_ = outcome
-        return np.where(correct, losses / (1 + losses), 1 + losses)
-
-    return np.where(damage(other) > damage(one), other, one)
+def _damage(outcome):
+    """Return from 1 on where the model is fooled, else less, rising with the loss."""
+    correct, losses, *_ = outcome
+    return np.where(correct, losses / (1 + losses), 1 + losses)

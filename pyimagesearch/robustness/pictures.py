@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 # Frames of right and wrong answers: colours that colour-blind readers can tell apart,
 # and for print two widths.
 _RIGHT, _WRONG = ("#0072B2", 1), ("#D55E00", 4)
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#000000")
-_MARKERS, _STYLES = list("osD^vP"), ["-", "--", "-.", ":", "-", "--"]
-_STEPS, _IMAGES, _EXAMPLES = 7, 500, 8
+_SHARES, _EXAMPLES, _IMAGES = (0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 2), 8, 500
 
 
 def draw_pictures(
@@ -34,93 +32,47 @@ def draw_pictures(
 
     Args:
         models: Classifiers by name.
-        data: Images in the range `clip`, and one-hot labels.
+        data: Images `(n, height, width, channels)` and one-hot labels; up to 500 count.
         eps: Largest change of a pixel; accuracy is shown up to twice that.
         clip: The valid range of a pixel, `(low, high)`.
 
     Returns:
         The figures by name.
     """
-    images, labels = (array[:_IMAGES] for array in data)
-    labels = labels.argmax(axis=1)
-    shares, few = (0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 2), slice(_EXAMPLES)
-    figures, curves = {}, {}
+    images, labels = data[0][:_IMAGES], data[1][:_IMAGES].argmax(axis=1)
+    figures, curves, few = {}, {}, slice(_EXAMPLES)
     for name, model in models.items():
-        attack = partial(projected_gradient_descent, model, clip=clip, rng=0, steps=40)
-        adversaries, correct = {}, {}
-        for share in shares:
+        pgd = partial(projected_gradient_descent, model, clip=clip, rng=0)
+        attacked, correct = {}, {}
+        for share in _SHARES:
             sizes = shrinking_steps(share * eps, 40)
-            attacked = attack(images, labels, share * eps, step_size=sizes)
-            adversaries[share] = attacked[few]
-            correct[share] = predict_logits(model, attacked).argmax(axis=1) == labels
-        accuracy = [answers.mean() for answers in correct.values()]
-        curves[name] = eps * np.array(shares), accuracy
-        figures[f"adversaries_{name}"] = plot_adversaries(
-            model, images[few], labels[few], adversaries[1], eps, clip
-        )
+            attacked[share] = pgd(images, labels, share * eps, step_size=sizes)
+            answers = predict_logits(model, attacked[share]).argmax(axis=1)
+            correct[share] = answers == labels
+        curves[name] = eps * np.array(_SHARES), [c.mean() for c in correct.values()]
+        rows = images[few], attacked[1][few] - images[few], attacked[1][few]
+        figure, axes = _panels(3, len(rows[0]), "Images before and after the attack")
+        _show_answers(axes[0], model, rows[0], labels, clip)
+        for axis, change in zip(axes[1], rows[1], strict=True):
+            _show(axis, change, (-eps, eps), "PuOr")
+        _show_answers(axes[2], model, rows[2], labels, clip)
+        for axis, what in zip(
+            axes[:, 0], ("image", "change", "adversary"), strict=True
+        ):
+            axis.set_ylabel(what)
+        figures[f"adversaries_{name}"] = figure
         first = (correct[0] & ~correct[1]).argmax()  # that falls
-        figures[f"steps_{name}"] = plot_steps(
-            model, images[first], labels[first], eps, clip
-        )
+        row = slice(first, first + 1)
+        plain = partial(pgd, step_size=eps / 4, random_start=False)
+        steps = [images[row]]
+        for count in range(1, _EXAMPLES):
+            steps.append(plain(images[row], labels[row], eps, steps=count))
+        figure, axes = _panels(1, _EXAMPLES, f"An attack step by step, eps {eps:g}")
+        label = np.repeat(labels[row], _EXAMPLES)
+        _show_answers(axes[0], model, np.concatenate(steps), label, clip)
+        figures[f"steps_{name}"] = figure
     figures["accuracy"] = plot_accuracy(curves, f"PGD, 40 steps, {len(images)} images")
     return figures
-
-
-def plot_adversaries(
-    model: keras.Model,
-    images: np.ndarray,
-    labels: np.ndarray,
-    adversaries: np.ndarray,
-    eps: float,
-    clip: tuple[float, float] = (0.0, 1.0),
-) -> "Figure":
-    """Draw images, what an attack changed, and the adversaries, with the answers.
-
-    Args:
-        model: The classifier.
-        images: A few images `(n, height, width, channels)`.
-        labels: Their class ids `(n,)`.
-        adversaries: Their adversaries.
-        eps: Largest change of a value.
-        clip: The valid range of a value, `(low, high)`.
-    """
-    figure, axes = _panels(3, len(images), "Images before and after the attack")
-    _show_answers(axes[0], model, images, labels, clip)
-    for axis, change in zip(axes[1], adversaries - images, strict=True):
-        _show(axis, change, (-eps, eps), "PuOr")
-    _show_answers(axes[2], model, adversaries, labels, clip)
-    names = ("original", f"change, -{eps:g} to {eps:g}", "adversary")
-    for axis, name in zip(axes[:, 0], names, strict=True):
-        axis.set_ylabel(name)
-    return figure
-
-
-def plot_steps(
-    model: keras.Model,
-    image: np.ndarray,
-    label: int,
-    eps: float,
-    clip: tuple[float, float] = (0.0, 1.0),
-) -> "Figure":
-    """Draw an image after each step of an iterated attack, with the model's answer.
-
-    Args:
-        model: The classifier.
-        image: An image `(height, width, channels)`.
-        label: Its class id.
-        eps: Largest change of a value; a step is a quarter of it.
-        clip: The valid range of a value, `(low, high)`.
-    """
-    settings = {"step_size": eps / 4, "random_start": False, "clip": clip}
-    attack = partial(projected_gradient_descent, model, **settings)
-    images = [image[np.newaxis]]
-    for steps in range(1, _STEPS + 1):
-        images.append(attack(images[0], [label], eps, steps=steps))
-    title = f"One image after each step of the iterated attack, eps {eps:g}"
-    figure, axes = _panels(1, _STEPS + 1, title)
-    labels = np.full(_STEPS + 1, label)
-    _show_answers(axes[0], model, np.concatenate(images), labels, clip)
-    return figure
 
 
 def plot_accuracy(curves: dict[str, tuple], attack: str) -> "Figure":
@@ -132,18 +84,12 @@ def plot_accuracy(curves: dict[str, tuple], attack: str) -> "Figure":
     """
     figure = _figure(7, 4.5)
     axis = figure.subplots()
-    axis.set_prop_cycle(color=_COLOURS, marker=_MARKERS, linestyle=_STYLES)
-    for curve in curves.values():
-        axis.plot(*curve)
-    axis.set(
-        title=f"Accuracy under attack: {attack}",
-        xlabel="eps, the largest change of a pixel",
-        ylabel="accuracy",
-        ylim=(-0.02, 1.02),
-    )
+    for marker, curve in zip("osD^vP" * len(curves), curves.values(), strict=False):
+        axis.plot(*curve, marker=marker)
+    axis.set(title=f"Accuracy under attack: {attack}", ylim=(-0.02, 1.02))
+    axis.set(xlabel="eps, the largest change of a pixel", ylabel="accuracy")
     axis.grid(alpha=0.3)
-    names = [name.replace("$", r"\$") for name in curves]
-    axis.legend(axis.lines, names)
+    axis.legend(axis.lines, [name.replace("$", r"\$") for name in curves])
     return figure
 
 
@@ -155,9 +101,8 @@ def _figure(width, height):
 
 def _panels(rows, columns, title):
     figure = _figure(1.5 * max(columns, 4) + 0.4, 1.85 * rows + 0.7)
-    figure.suptitle(
-        f"{title}\nthin blue frame: right answer, thick orange frame: wrong (✗)"
-    )
+    legend = "thin blue frame: right answer, thick orange frame: wrong (✗)"
+    figure.suptitle(f"{title}\n{legend}")
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
@@ -166,7 +111,7 @@ def _panels(rows, columns, title):
 
 def _show_answers(axes, model, images, labels, clip):
     chances = keras.ops.softmax(predict_logits(model, images)).numpy()
-    for axis, image, label, row in zip(axes, images, labels, chances, strict=True):
+    for axis, image, label, row in zip(axes, images, labels, chances, strict=False):
         _show(axis, image, clip, "gray")
         answer, confidence = row.argmax(), row.max()
         colour, width = _RIGHT if answer == label else _WRONG
@@ -179,7 +124,6 @@ def _show_answers(axes, model, images, labels, clip):
 def _show(axis, image, value_range, colours):
     low, high = value_range
     if image.shape[-1] == 3:
-        image = np.clip((image - low) / (high - low or 1), 0, 1)
-        axis.imshow(image)
+        axis.imshow(np.clip((image - low) / (high - low or 1), 0, 1))
     else:
         axis.imshow(image[..., 0], cmap=colours, vmin=low, vmax=high)

@@ -1,4 +1,4 @@
-"""The attacks of the report, each a function of images, labels and eps."""
+"""The attacks of the report, each a function of images, class ids and eps."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,10 +12,11 @@ from pyimagesearch.attacks import (
     square_attack,
 )
 from pyimagesearch.core.losses import OnLogits
+from pyimagesearch.core.warning import each_warning_once
 from pyimagesearch.fgsm import generate_image_adversary
 
-_RESTARTS, _TARGETS = 2, 5
 TRANSFER, SQUARE = "transfer (black box)", "Square, on what is left"
+_RESTARTS, _TARGETS = 2, 5
 
 
 def make_suite(
@@ -30,32 +31,25 @@ def make_suite(
 ) -> dict[str, Callable]:
     """Return the attacks by name, in the order of the report.
 
-    Args:
-        model: The attacked classifier.
-        substitute: What the black-box attacker has instead, if there is one.
-        predict: A function from images to the classifier's logits.
-        clip: The valid range of a value.
-        steps: Steps of PGD.
-        queries: Queries of the Square attack.
-        from_logits: Whether the classifier returns logits; None finds it out.
-        rng: Where all that is random comes from.
+    Arguments as for `evaluate_robustness`; `substitute` is what the black-box attacker
+    has instead of the model, `predict` returns the model's logits.
     """
-    cross_entropy = OnLogits("cross_entropy", from_logits)
-    margin = OnLogits("margin", from_logits)
+    entropy = {"loss": OnLogits("cross_entropy", from_logits)}
+    margin = {"loss": OnLogits("margin", from_logits)}
     settings = {"clip": clip, "rng": rng}
-    pgd = partial(projected_gradient_descent, model, loss=cross_entropy, **settings)
+    pgd = partial(projected_gradient_descent, model, **settings)
 
     def uniform_noise(images, labels, eps):
         noise = rng.uniform(-eps, eps, images.shape).astype(np.float32)
         return np.clip(images + noise, *clip)
 
     def random_signs(images, labels, eps):
-        noise = np.float32(eps) * rng.choice(np.float32([-1, 1]), images.shape)
+        noise = rng.choice(np.float32([-eps, eps]), images.shape)
         return np.clip(images + noise, *clip)
 
     def bim(images, labels, eps):
         size = {"step_size": eps / 10, "random_start": False}
-        return pgd(images, labels, eps, steps=10, **size)
+        return pgd(images, labels, eps, steps=10, **size, **entropy)
 
     def strong(images, labels, eps, attack=pgd, steps=steps, **more):
         sizes = shrinking_steps(eps, steps)
@@ -66,29 +60,28 @@ def make_suite(
         logits = predict(images)
         logits[np.arange(len(labels)), labels] = -np.inf
         likeliest = np.argsort(-logits, axis=1)[:, :-1]  # but for the true class
-        adversaries, standing = images.copy(), np.arange(len(images))
-        for target in likeliest.T[:_TARGETS]:
-            adversaries[standing] = strong(
-                images[standing], target[standing], eps, loss=margin, targeted=True
-            )
-            answers = predict(adversaries[standing]).argmax(axis=1)
-            standing = standing[answers == labels[standing]]
-            if standing.size == 0:
-                break
+        adversaries, left = images.copy(), np.arange(len(images))
+        for goal in likeliest.T[:_TARGETS]:
+            if left.size > 0:
+                given = images[left], goal[left]
+                adversaries[left] = strong(*given, eps, targeted=True, **margin)
+                answers = predict(adversaries[left]).argmax(axis=1)
+                left = left[answers == labels[left]]
         return adversaries
 
     attacks = {
         "uniform noise": uniform_noise,
         "random signs": random_signs,
-        "FGSM": partial(generate_image_adversary, model, loss=cross_entropy, clip=clip),
+        "FGSM": partial(generate_image_adversary, model, clip=clip, **entropy),
         "BIM": bim,
-        "PGD, cross-entropy": partial(strong, restarts=_RESTARTS),
-        "PGD, margin": partial(strong, restarts=_RESTARTS, loss=margin),
+        "PGD, cross-entropy": partial(strong, restarts=_RESTARTS, **entropy),
+        "PGD, margin": partial(strong, restarts=_RESTARTS, **margin),
         "PGD, targeted": targeted,
     }
     if substitute is not None:
         transfer = partial(projected_gradient_descent, substitute, **settings)
         attacks[TRANSFER] = partial(strong, attack=transfer)
-    square = {"queries": queries, "from_logits": from_logits}
-    attacks[SQUARE] = partial(square_attack, model, **square, **settings)
-    return attacks
+    square = {"queries": queries, "from_logits": from_logits, **settings}
+    attacks[SQUARE] = partial(square_attack, model, **square)
+    once = each_warning_once(set())
+    return {name: once(attack) for name, attack in attacks.items()}

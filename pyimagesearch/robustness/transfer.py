@@ -42,36 +42,31 @@ def train_substitute(
     Source: Papernot et al., "Transferability in machine learning", 2016.
     """
     images, _, (low, high) = checks.attack_arguments("images", images, 0, clip)
-    if images.ndim != 4 or not np.isfinite(high - low) or low == high:
+    width = float(high - low)
+    if images.ndim != 4 or not 0 < width < np.inf:
         got = f"shape {images.shape}, range {clip}"
         raise ValueError(
-            f"images must be (n, h, w, c) in a range (low, high), got {got}"
+            f"images must be (n, h, w, c) in a clip (low, high), got {got}"
         )
-    answers = checks.array("answers", answers)
-    ids = answers.astype(np.int64)
-    if answers.shape != (len(images),) or (ids != answers).any() or ids.min() < 0:
-        wanted = f"{len(images)} class ids from 0"
-        raise ValueError(f"answers must be {wanted}, got shape {answers.shape}")
-    if classes is None:
-        classes = max(2, int(ids.max()) + 1)
-    if checks.positive_integer("classes", classes) <= ids.max():
-        raise ValueError(f"answers must be below classes {classes}, got {ids.max()}")
-    height, width, depth = images.shape[1:]
-    network = SimpleCNN.build(width, height, depth, classes)
+    ids = checks.array("answers", answers)
+    classes = max(2, int(ids.max()) + 1) if classes is None else classes
+    checks.positive_integer("classes", classes)
+    is_id = (ids % 1 == 0) & (ids >= 0) & (ids < classes)
+    if ids.shape != (len(images),) or not is_id.all():
+        wanted = f"{len(images)} class ids below {classes}"
+        got = f"shape {ids.shape}, {ids.min():g} to {ids.max():g}"
+        raise ValueError(f"answers must be {wanted}, got {got}")
+    network = SimpleCNN.build(*images.shape[2:0:-1], images.shape[3], classes)
     epochs = RepeatableEpochs(*checks.generator(rng).integers(2**31, size=2))
-    for kernel in network.trainable_weights:
-        if kernel.name == "kernel":  # as if another seed had been set
-            limit = math.sqrt(6 / sum(kernel.shape[-2:]) / math.prod(kernel.shape[:-2]))
-            kernel.assign(epochs.rng.uniform(-limit, limit, kernel.shape))
-    scale = keras.layers.Rescaling(1 / (high - low), -low / (high - low))
-    substitute = keras.Sequential([keras.Input((height, width, depth)), scale, network])
+    for weight in network.trainable_weights:
+        if weight.name == "kernel":  # drawn as Keras does, but from this generator
+            *field, fan_in, fan_out = weight.shape
+            limit = math.sqrt(6 / (fan_in + fan_out) / math.prod(field))
+            weight.assign(epochs.rng.uniform(-limit, limit, weight.shape))
+    scale = keras.layers.Rescaling(1 / width, -float(low) / width)
+    substitute = keras.Sequential([keras.Input(images.shape[1:]), scale, network])
     substitute.compile("adam", "sparse_categorical_crossentropy")
-    # As many steps for few images: batch normalisation needs over a thousand.
-    substitute.fit(
-        shuffled((images, ids), 64, epochs.rng),
-        steps_per_epoch=_STEPS,
-        callbacks=[epochs],
-        shuffle=False,
-        verbose=0,
-    )
+    batches, steps = shuffled((images, ids), 64, epochs.rng), _STEPS
+    settings = {"callbacks": [epochs], "shuffle": False, "verbose": 0}
+    substitute.fit(batches, steps_per_epoch=steps, **settings)
     return substitute

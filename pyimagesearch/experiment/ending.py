@@ -1,0 +1,113 @@
+"""The end of a run: what the defence is worth, the published figures, the files."""
+
+import importlib.util
+from functools import partial
+from pathlib import Path
+
+import keras
+
+from pyimagesearch.attacks import (
+    projected_gradient_descent,
+    shrinking_steps,
+    square_attack,
+)
+from pyimagesearch.experiment.console import report
+from pyimagesearch.experiment.data import Split
+from pyimagesearch.experiment.folder import replacing
+from pyimagesearch.experiment.run import Run
+from pyimagesearch.fgsm import generate_image_adversary
+
+_PGD_IMAGES, _SQUARE_IMAGES, _QUERIES = 2_000, 200, 1_000
+# The checksum of MNIST as `load` returns it.
+_MNIST = "67de19f2c27025f5e28122f1351ccaf5d07e6ed7cb5bff1a6b78a473d42516da"
+_SETTINGS = {"epochs": 20, "fine_tune_epochs": 10, "batch_size": 64, "eps": 0.1}
+_SETTINGS |= {"honest": False, "recipe": "tutorial", "attack": "fgsm", "split": 0.5}
+# The tutorials' losses and accuracies, in the order of their console lines.
+_FIRST = ((0.0443, 0.9892), (17.2824, 0.0170), (0.0594, 0.9844), (0.0366, 0.9906))
+_SECOND = ((0.0477, 0.9891), (14.0658, 0.0188), (0.0315, 0.9906), (0.1190, 0.9641))
+
+
+def check_defence(model: keras.Model, test: Split, run: Run) -> None:
+    """Print what is left of a fine-tuned network when it is attacked as it is now.
+
+    Args:
+        model: A compiled classifier of images in [0, 1].
+        test: Test images and one-hot labels.
+        run: The run that gets the figures.
+    """
+    *_, old = (figure["accuracy"] for figure in run.figures.values())
+    eps = run.options.eps
+    valid = {"eps": eps, "clip": (0, 1), "rng": 0}
+    fgsm = partial(generate_image_adversary, eps=eps)
+    sizes = shrinking_steps(eps, 40)
+    pgd = partial(projected_gradient_descent, steps=40, step_size=sizes, **valid)
+    square = partial(square_attack, queries=_QUERIES, **valid)
+    accuracies = []
+    for name, attack, count in [
+        ("FGSM", fgsm, None),
+        ("FGSM, clipped to valid images", partial(fgsm, clip=(0, 1)), None),
+        ("PGD, clipped", pgd, _PGD_IMAGES),
+        ("Square attack, clipped", square, _SQUARE_IMAGES),
+    ]:
+        images, labels = (array[:count] for array in test)
+        attacked = attack(model, images, labels), labels
+        if count is not None:
+            name += f", first {len(images):,}"
+        name = f"fresh adversarial images, {name}"
+        accuracies.append(report(name, model, attacked, run))
+    fresh, _, *stronger = accuracies
+    print(
+        f"[INFO] in short: correct are {old:.1%} of the adversarial images made before "
+        f"fine-tuning,\n[INFO] {fresh:.1%} of fresh ones of the same kind, and "
+        f"{min(stronger):.1%} of a stronger attacker's"
+    )
+    if not getattr(run.options, "honest", True):
+        print(
+            "[INFO] fine-tuning has seen these test images; --honest keeps them unseen"
+        )
+
+
+def finish(run: Run, models: dict[str, keras.Model], test: Split) -> None:
+    """Compare a run with the tutorial; save its networks, pictures and results."""
+    published, given = {}, vars(run.options)
+    is_tutorials = all(
+        given.get(name, value) == value for name, value in _SETTINGS.items()
+    )
+    if is_tutorials and run.checksum == _MNIST:
+        line = "{loss:.4f} {accuracy:.4f}"
+        print(f"\n[INFO] {'loss and accuracy':<42}{'published':>16}{'this run':>16}")
+        figures = _SECOND if "split" in given else _FIRST
+        for (what, ours), theirs in zip(run.figures.items(), figures, strict=False):
+            published[what] = dict(zip(("loss", "accuracy"), theirs, strict=True))
+            theirs, ours = line.format(**published[what]), line.format(**ours)
+            print(f"[INFO] {what:<42}{theirs:>16}{ours:>16}")
+    if run.options.output:
+        for name, model in models.items():
+            with replacing(run.options.output / f"{name}.keras") as path:
+                model.save(path)
+        save_pictures(run.options.output, models, test, run.options.eps)
+        run.finish(published=published)
+
+
+def save_pictures(
+    folder: Path,
+    models: dict[str, keras.Model],
+    data: Split,
+    eps: float,
+    clip: tuple[float, float] = (0.0, 1.0),
+    prefix: str = "",
+) -> None:
+    """Save the pictures of `draw_pictures` as PNG, or print how to get Matplotlib.
+
+    The files' names begin with the prefix.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        print("[INFO] no pictures without Matplotlib: pip install matplotlib")
+        return
+    from pyimagesearch.robustness.pictures import draw_pictures
+
+    figures = draw_pictures(models, data, eps, clip)
+    for name, figure in figures.items():
+        with replacing(folder / f"{prefix}{name.replace('/', '_')}.png") as path:
+            figure.savefig(path, dpi=120)
+    print(f"[INFO] saved {len(figures)} pictures in {folder}")

@@ -1,0 +1,62 @@
+"""Make a classifier robust by the robust recipe, and report what it withstands."""
+
+import keras
+import numpy as np
+from keras import layers
+from sklearn.datasets import load_digits
+
+from pyimagesearch.datagen import generate_adversarial_batch, in_step
+from pyimagesearch.robustness import evaluate_robustness
+from pyimagesearch.training.robust import robust_attack, robust_optimizer
+
+# Replace these lines by your own images (n, height, width, channels) and class ids.
+keras.utils.set_random_seed(0)
+digits, labels = load_digits(return_X_y=True)
+grey = np.kron(digits.reshape(-1, 8, 8, 1) * 15, np.ones((1, 4, 4, 1)))
+tints = np.random.default_rng(0).uniform(0.5, 1, (len(grey), 1, 1, 3))
+images = np.uint8(grey * tints)  # (n, 32, 32, 3), 0 to 255
+train, test, few = slice(0, 1400), slice(1400, None), slice(1400, 1550)
+
+model = keras.Sequential(
+    [
+        keras.Input((32, 32, 3)),
+        layers.Rescaling(1 / 255),
+        layers.Conv2D(32, 3, strides=2, activation="relu"),
+        layers.Conv2D(64, 3, strides=2, activation="relu"),
+        layers.Flatten(),
+        layers.Dense(64, activation="relu"),
+        layers.Dense(10),
+    ]
+)
+loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+model.compile("adam", loss, metrics=["accuracy"])
+model.fit(images[train], labels[train], epochs=20, verbose=0)
+
+eps, clip = 24, (0, 255)  # in the units of the images
+steps, epochs = 1400 // 64, 30
+before = evaluate_robustness(model, images[few], labels[few], eps, clip, rng=0)
+
+batches = generate_adversarial_batch(
+    model,
+    64,
+    images[train],
+    labels[train],
+    (32, 32, 3),
+    eps,
+    attack=robust_attack(clip, rng=1),
+    rng=1,
+)
+model.compile(robust_optimizer(model, steps * epochs), loss, metrics=["accuracy"])
+model.fit(
+    in_step(batches),
+    validation_data=(images[test], labels[test]),
+    steps_per_epoch=steps,
+    epochs=epochs,
+    shuffle=False,
+    verbose=0,
+)
+
+after = evaluate_robustness(model, images[few], labels[few], eps, clip, rng=0)
+print(f"{'attack':<26}{'before':>8}{'after':>8}")
+for old, new in zip(before, after, strict=True):
+    print(f"{old.attack:<26}{old.accuracy:8.3f}{new.accuracy:8.3f}")

@@ -1,0 +1,298 @@
+"""Scripts where people run them: notebooks, pipes, closed streams, shared folders."""
+
+import contextlib
+import io
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import zipfile
+from argparse import Namespace
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from pyimagesearch.experiment import console, folder, options
+
+ROOT = Path(__file__).parent.parent
+FIRST, SECOND = "train_adversarial_defense.py", "train_mixed_adversarial_defense.py"
+RUNNING = {
+    "cwd": ROOT,
+    "text": True,
+    "stdout": subprocess.PIPE,
+    "stderr": subprocess.PIPE,
+    # Which would bring TensorFlow's start-up lines back.
+    "env": {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"},
+}
+
+
+class OutStream(io.TextIOBase):
+    """A stdout like a notebook's: no file, no `reconfigure`, no terminal."""
+
+    def __init__(self):
+        super().__init__()
+        self.text = ""
+
+    def write(self, text):
+        self.text += text
+        return len(text)
+
+
+class Logger:
+    """The least that `print` takes."""
+
+    def __init__(self):
+        self.text = ""
+
+    def write(self, text):
+        self.text += text
+
+    def flush(self):
+        pass
+
+
+@pytest.fixture
+def run_path(monkeypatch, capsys):
+    """Return a function that runs a script as `%run` does, with a given stdout."""
+
+    def run(stream, script, *arguments):
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        status = 0
+        with contextlib.redirect_stdout(stream):
+            try:
+                runpy.run_path(str(ROOT / script), run_name="__main__")
+            except SystemExit as exit:
+                status = exit.code
+        return status, stream.text, capsys.readouterr().err
+
+    return run
+
+
+@pytest.mark.slow
+def test_notebook_shows_bars_and_runs_twice_into_one_folder(
+    run_path, tiny_data, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "ipykernel", object())
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # quicker
+    short = ["--data", tiny_data, "--epochs", 1, "--fine-tune-epochs", 1]
+    short += ["--output", tmp_path]
+    status, text, error = run_path(OutStream(), FIRST, *short)
+    assert status == 0, error
+    assert "[INFO] in short: correct are" in text
+    assert "\b" in text or "\r" in text  # a bar that moves
+    status, text, error = run_path(OutStream(), FIRST, *short)
+    assert status == 2 and "holds an earlier run's results.json" in error
+    model = ["--model", tmp_path.with_suffix(".keras")]
+    (tmp_path / "trained.keras").rename(model[1])
+    status, text, error = run_path(OutStream(), FIRST, *short, *model, "--force")
+    assert status == 0, error
+
+
+@pytest.mark.parametrize("stream", [OutStream, Logger])
+def test_any_stdout_will_do(stream, run_path, tmp_path):
+    np.savez(tmp_path / "data.npz", x_train=np.zeros((3, 8, 8)))
+    status, text, error = run_path(stream(), FIRST, "--data", tmp_path / "data.npz")
+    assert text == "[INFO] loading MNIST dataset...\n"
+    assert status == 2 and "y_train" in error
+    status, text, error = run_path(stream(), FIRST, "--epochs", 0, "--quiet")
+    assert status == 2 and text == "" and "--epochs" in error
+
+
+def run_closed(closed, *command):
+    """Run a command under a shell that has really closed some file descriptors."""
+    command = ["bash", "-c", f'exec "$@" {closed}', "bash", sys.executable, *command]
+    return subprocess.run([str(word) for word in command], **RUNNING)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-"])
+def test_closed_streams(closed, tiny_data, tmp_path):
+    short = ["--data", tiny_data, "--epochs", 1, "--fine-tune-epochs", 1]
+    finished = run_closed(closed, FIRST, *short, "--output", tmp_path, "--quiet")
+    assert finished.returncode == 0
+    assert finished.stderr == ""
+    told = finished.stdout.count("[INFO] loss: ")
+    assert told == (8 if closed == "2>&-" else 0)
+    assert len(json.loads((tmp_path / "results.json").read_text())["figures"]) == 8
+    for name in folder.NETWORKS:
+        assert keras.saving.load_model(tmp_path / name).count_params() > 0
+
+
+def test_wrong_options_with_closed_streams():
+    assert run_closed("2>&-", FIRST, "--epochs", 0).returncode == 2
+    finished = run_closed("<&- >&-", FIRST, "--epochs", 0)
+    assert finished.returncode == 2
+    assert finished.stderr.startswith(f"{FIRST}: error: argument --epochs")
+    assert run_closed(">&-", "-m", "pyimagesearch.robustness").returncode == 2
+
+
+# Starts a program with something quicker in TensorFlow's place.
+STUB = (
+    "import sys; from types import SimpleNamespace as N;"
+    "sys.modules['tensorflow'] = N(config=N(list_physical_devices=list));"
+    "from pyimagesearch.experiment.console import run_script;"
+)
+
+
+@pytest.fixture
+def run_main(monkeypatch, capsys):
+    """Return a function that runs a main function of the test's own as a script."""
+
+    def run(main, **given):
+        status = 0
+        try:
+            console.run_script(main, lambda text: Namespace(**given), "a script")
+        except SystemExit as exit:
+            status = exit.code
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def raising(error):
+    def main(options):
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "says"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (OSError(28, "No space left"), 1, "cannot go on: [Errno 28] No space left"),
+        (MemoryError("too\nmuch"), 1, "cannot go on: too much"),
+        (FloatingPointError("it diverged"), 1, "cannot go on: it diverged"),
+        (ConnectionError("gone"), 1, "cannot go on: gone"),
+    ],
+)
+def test_what_stops_a_script_is_one_line(error, status, says, run_main):
+    assert run_main(raising(error)) == (status, "", f"\n{says}\n")
+    hint = "; the same command goes on after the last finished epoch"
+    hint = "" if isinstance(error, FloatingPointError) else hint
+    given = {"epochs": 1, "output": Path("run")}
+    assert run_main(raising(error), **given) == (status, "", f"\n{says}{hint}\n")
+    assert run_main(raising(error), epochs=1, output=None)[2] == f"\n{says}\n"
+
+
+def test_gpu_that_is_full_is_one_line(run_main):
+    import tensorflow as tf
+
+    error = tf.errors.ResourceExhaustedError(None, None, "OOM when allocating")
+    status, _, line = run_main(raising(error))
+    assert status == 1 and "OOM when allocating" in line
+    assert len(line.strip().splitlines()) == 1
+
+
+def test_error_of_our_own_keeps_its_traceback(run_main):
+    with pytest.raises(ZeroDivisionError):
+        run_main(lambda options: 1 / 0)
+
+
+def test_warning_is_a_line_on_stderr():
+    code = (
+        f"{STUB} import argparse, warnings; warn = lambda _: warnings.warn('mind it');"
+        "run_script(warn, lambda _: argparse.Namespace(), ''); warnings.warn('outside')"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], **RUNNING)
+    assert finished.returncode == 0 and finished.stdout == ""
+    first, *others = finished.stderr.splitlines()
+    assert first == "warning: mind it"
+    assert "UserWarning: outside" in others[0]
+
+
+def test_reader_of_the_output_that_leaves_is_no_error():
+    code = (
+        f"{STUB} import argparse; count = lambda _: [print(i) for i in range(10**6)];"
+        "run_script(count, lambda _: argparse.Namespace(), '')"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], **RUNNING) as running:
+        assert running.stdout.readline() == "0\n"
+        running.stdout.close()
+        assert running.stderr.read() == ""
+    assert running.returncode == 1
+
+
+def test_full_device_behind_stdout_is_one_line():
+    code = (
+        f"{STUB} import argparse; run_script(print, lambda _: argparse.Namespace(), '')"
+    )
+    finished = run_closed(">/dev/full", "-c", code)
+    assert finished.returncode == 1
+    (line,) = finished.stderr.strip().splitlines()
+    assert line.startswith("cannot go on: [Errno 28]")
+
+
+def start(*command):
+    return subprocess.Popen(
+        [sys.executable, *map(str, command)],
+        **RUNNING,
+        # Jobs in the background ignore Ctrl-C, and so would their children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def await_line(running, text):
+    lines = iter(running.stdout.readline, "")
+    assert any(text in line for line in lines), running.stderr.read()
+
+
+@pytest.mark.slow
+def test_one_run_holds_a_folder_until_it_ends_or_is_killed(tiny_data, tmp_path):
+    command = [FIRST, "--data", tiny_data, "--output", tmp_path, "--epochs", 9999]
+    model = tmp_path / "model.keras"
+    zipfile.ZipFile(model, "w").close()
+    with start(*command) as holder:
+        await_line(holder, "Epoch 3/")
+        held = {path: path.stat().st_ino for path in tmp_path.glob("*.keras")}
+        for other in [
+            command,
+            [*command, "--force"],
+            [SECOND, *command[1:], "--force"],
+            ["-m", "pyimagesearch.robustness", model, "--output", tmp_path, "--force"],
+        ]:
+            with start(*other) as running:
+                printed, error = running.communicate()
+            assert (running.returncode, printed) == (2, "")
+            (line,) = error.splitlines()
+            assert f"--output {tmp_path} " in line
+            assert "another run writes to it at the moment" in line
+        assert held == {path: path.stat().st_ino for path in tmp_path.glob("*.keras")}
+        await_line(holder, "Epoch ")  # it goes on
+        holder.kill()
+    with start(*command) as running:
+        await_line(running, "[INFO] going on after epoch")
+        await_line(running, "Epoch ")
+        running.send_signal(signal.SIGINT)
+        _, error = running.communicate()
+    assert running.returncode == 130
+    hint = "the same command goes on after the last finished epoch"
+    assert error == f"\ninterrupted; {hint}\n"
+
+
+def test_folder_is_free_again_whatever_ends_a_script(run_main, tmp_path):
+    def hold(_):
+        given = Namespace(output=tmp_path, force=False)
+        options.hold_output(given)
+        return given
+
+    for error in (KeyboardInterrupt(), OSError("full"), SystemExit(2)):
+        main = raising(error)
+        with contextlib.suppress(SystemExit):
+            console.run_script(main, hold, "a script")
+    folder.hold(tmp_path)
+    with pytest.raises(ValueError, match="another run"):
+        folder.hold(tmp_path)
+    folder.release()
+
+
+def test_folder_that_cannot_be_locked_is_named(tmp_path):
+    (tmp_path / ".lock").write_text("no database, but longer than its header" * 99)
+    with pytest.raises(ValueError, match=r"cannot be used: .*database") as raised:
+        folder.hold(tmp_path)
+    assert str(tmp_path) in str(raised.value)
+    folder.release()

@@ -1,0 +1,269 @@
+"""Data by name, from a file and from Keras's cache."""
+
+import pickle
+import socket
+import threading
+import urllib.request
+import warnings
+import zipfile
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pyimagesearch.experiment import data
+
+VALID = {
+    "x_train": np.arange(50, 50 + 6 * 4 * 5, dtype=np.uint8).reshape(6, 4, 5),
+    "y_train": np.array([0, 1, 2, 0, 1, 2], np.uint8),
+    "x_test": np.full((2, 4, 5), 255, np.uint8),
+    "y_test": np.array([2, 0], np.uint8),
+}
+
+
+@pytest.fixture
+def npz(tmp_path):
+    """Return a function that saves the valid arrays with changes."""
+
+    def save(**changed):
+        path = tmp_path / "data.npz"
+        arrays = {k: v for k, v in (VALID | changed).items() if v is not None}
+        np.savez(path, **arrays)
+        return str(path)
+
+    return save
+
+
+def test_npz_in_keras_layout(npz):
+    (train_images, train_labels), (test_images, test_labels) = data.load(npz())
+    assert train_images.shape == (6, 4, 5, 1)
+    assert train_images.dtype == test_images.dtype == np.float32
+    np.testing.assert_allclose(train_images[..., 0] * 255, VALID["x_train"], rtol=1e-6)
+    np.testing.assert_array_equal(test_images, 1)
+    np.testing.assert_array_equal(train_labels, np.eye(3)[[0, 1, 2, 0, 1, 2]])
+    np.testing.assert_array_equal(test_labels, np.eye(3)[[2, 0]])
+
+
+def test_float_colour_images_and_label_columns(npz):
+    images = np.random.default_rng(0).random((6, 4, 5, 3))
+    column = VALID["y_train"].reshape(6, 1)
+    path = npz(x_train=images, x_test=images[:2], y_train=column)
+    (train_images, train_labels), _ = data.load(path)
+    np.testing.assert_array_equal(train_images, images.astype(np.float32))
+    assert train_labels.shape == (6, 3)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_other_layouts_in_memory_and_highly_compressible_images(tmp_path, save):
+    images = np.zeros((6, 400, 500), ">u2", order="F")
+    images[1] = 255
+    arrays = VALID | {"x_train": images, "x_test": images[:2]}
+    save(tmp_path / "data.npz", **arrays)
+    (train_images, _), _ = data.load(tmp_path / "data.npz")
+    np.testing.assert_array_equal(train_images[..., 0], images == 255)
+
+
+def test_digits_are_the_size_of_mnist():
+    (train_images, train_labels), (test_images, test_labels) = data.load("digits")
+    assert train_images.shape == (1437, 28, 28, 1)
+    assert test_images.shape == (360, 28, 28, 1)
+    assert (train_images.min(), train_images.max()) == (0, 1)
+    for margin in (slice(2), slice(-2, None)):
+        assert not train_images[:, margin].any()
+        assert not train_images[:, :, margin].any()
+    np.testing.assert_allclose(test_labels.sum(axis=0), 36, atol=1)  # stratified
+    np.testing.assert_array_equal(train_labels.sum(axis=1), 1)
+
+
+def images_of(shape, dtype=np.uint8, value=0):
+    return np.full(shape, value, dtype)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"y_test": None}, "y_test"),
+        ({"x_train": images_of((6, 4))}, r"x_train .*\(6, 4\)"),
+        ({"x_train": images_of((0, 4, 5)), "y_train": images_of(0)}, "x_train"),
+        ({"x_train": images_of((6, 4, 5), "U1")}, "x_train .*<U1"),
+        ({"x_train": images_of((6, 4, 5), float, 1.5)}, "x_train .*1.5"),
+        ({"x_train": images_of((6, 4, 5), float, np.nan)}, "x_train .*nan"),
+        ({"x_test": images_of((2, 4, 5), int, -1)}, "x_test .*-1"),
+        ({"x_test": images_of((2, 4, 6))}, "x_test .*shape"),
+        ({"y_train": images_of(5)}, r"y_train .*\(5,\)"),
+        ({"y_train": images_of(6, float, np.nan)}, "y_train .*float64"),
+        ({"y_train": images_of((6, 3))}, r"y_train .*\(6, 3\)"),
+        ({"y_train": images_of(6, int, -1)}, "y_train .*-1"),
+        ({"y_train": images_of(6, "U1")}, "y_train .*<U1"),
+        ({"y_train": images_of(6)}, "y_train .*two or more .*0"),
+        ({"y_train": images_of(6, int, 10**9)}, "y_train .*got .*1000000000"),
+        ({"y_test": images_of(2, int, 3)}, "y_test .*0 to 2.*3"),
+        ({"y_train": np.array([None] * 6)}, "pickled"),
+    ],
+)
+def test_wrong_arrays_are_named(npz, changed, message):
+    path = npz(**changed)
+    with pytest.raises(ValueError, match=message) as raised:
+        data.load(path)
+    assert path in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+class Bomb:
+    def __reduce__(self):
+        return pytest.fail, ("the file's code was run",)
+
+
+def write_npy(path):
+    with path.open("wb") as file:
+        np.save(file, VALID["x_train"])
+
+
+def write_pickled_member(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x_train.npy", pickle.dumps(Bomb()))
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: None,
+        lambda path: path.mkdir(),
+        lambda path: path.touch(),
+        lambda path: path.write_text("x_train"),
+        lambda path: path.write_bytes(pickle.dumps(Bomb())),
+        write_npy,
+        write_pickled_member,
+    ],
+)
+def test_files_that_are_no_npz(tmp_path, write):
+    path = tmp_path / "data.npz"
+    write(path)
+    with pytest.raises(ValueError, match=r"not an .npz file") as raised:
+        data.load(str(path))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("given", [None, 3, b"digits", ["digits"], np.zeros(3)])
+def test_data_are_a_name_or_a_path(given):
+    with pytest.raises(TypeError, match="data must be a name or a path"):
+        data.load(given)
+
+
+@settings(deadline=None, max_examples=100)
+@given(draw=st.data())
+def test_damaged_files_are_refused_or_read(draw, tmp_path_factory):
+    path = tmp_path_factory.mktemp("damaged") / "data.npz"
+    np.savez_compressed(path, **VALID)
+    content = bytearray(path.read_bytes())
+    content = content[: draw.draw(st.integers(0, len(content)))]
+    if content:
+        position = draw.draw(st.integers(0, len(content) - 1))
+        content[position] ^= draw.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    try:
+        (train_images, _), _ = data.load(str(path))
+    except ValueError as error:
+        assert str(path) in str(error)
+    else:
+        assert train_images.shape == (6, 4, 5, 1)
+
+
+def test_integers_that_are_all_small_are_warned_of(npz):
+    path = npz(x_train=images_of((6, 4, 5), value=16))
+    with pytest.warns(UserWarning, match="x_train .*integers up to 16 only"):
+        (images, _), _ = data.load(path)
+    np.testing.assert_allclose(images, 16 / 255)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data.load(npz(x_train=images_of((6, 4, 5))))  # black says nothing
+        data.load(npz())
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """Keras's folder, empty, and a proxy that refuses every connection."""
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    monkeypatch.setattr(urllib.request, "_opener", None)  # which remembers proxies
+    for name in ("http_proxy", "https_proxy", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    (tmp_path / "keras" / "datasets").mkdir(parents=True)
+    return tmp_path / "keras"
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10"])
+def test_data_that_cannot_be_downloaded(home, name):
+    with pytest.raises(ConnectionError, match=f"{name} is neither cached nor") as error:
+        data.load(name)
+    assert "refused" in str(error.value) and "\n" not in str(error.value)
+    assert socket.getdefaulttimeout() is None
+
+
+def test_cached_mnist_is_read_where_nothing_can_be_written(home, monkeypatch):
+    np.savez(home / "datasets" / "mnist.npz", **VALID)
+    access = data.os.access
+    for folder in (home / "datasets", home):
+        folder.chmod(0o555)
+    # A superuser may write anywhere.
+    monkeypatch.setattr(
+        data.os,
+        "access",
+        lambda path, mode: mode != data.os.W_OK and access(path, mode),
+    )
+    (images, _), _ = data.load("mnist")
+    np.testing.assert_allclose(images[..., 0] * 255, VALID["x_train"], rtol=1e-6)
+    for folder in (home, home / "datasets"):
+        folder.chmod(0o755)
+
+
+def test_damaged_cached_mnist_is_named_and_kept(home):
+    path = home / "datasets" / "mnist.npz"
+    path.write_bytes(b"PK\3\4 torn")
+    with pytest.raises(ValueError, match="delete it to download it again") as raised:
+        data.load("mnist")
+    assert str(path) in str(raised.value) and "\n" not in str(raised.value)
+    assert path.exists()
+
+
+@pytest.mark.parametrize("stalls", ["the look-up of the name", "the answer"])
+def test_download_that_stalls_is_given_up(home, monkeypatch, stalls):
+    release = threading.Event()
+    monkeypatch.setattr(data, "_PATIENCE", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        proxy = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        for name in ("https_proxy", "HTTPS_PROXY"):
+            monkeypatch.setenv(name, proxy)
+        if stalls == "the look-up of the name":
+            monkeypatch.setattr(
+                socket, "getaddrinfo", lambda *_: release.wait(9) and []
+            )
+        with pytest.raises(ConnectionError, match=r"timed out|in 0.2 seconds"):
+            data.load("mnist")
+    release.set()
+
+
+def test_download_gets_a_time_limit_of_its_own(home, monkeypatch):
+    import keras
+
+    def load_data():
+        assert socket.getdefaulttimeout() == 15
+        return (VALID["x_train"], VALID["y_train"]), (VALID["x_test"], VALID["y_test"])
+
+    monkeypatch.setattr(keras.datasets.cifar10, "load_data", load_data)
+    (home / "datasets" / "cifar-10-batches-py-target").mkdir()
+    (images, _), _ = data.load("cifar10")
+    np.testing.assert_allclose(images[..., 0] * 255, VALID["x_train"], rtol=1e-6)
+    assert socket.getdefaulttimeout() is None
+
+
+def test_failed_download_is_a_connection_error(home, monkeypatch):
+    import keras
+
+    def load_data():
+        raise Exception("URL fetch failure\non host")  # as Keras does
+
+    monkeypatch.setattr(keras.datasets.fashion_mnist, "load_data", load_data)
+    (home / "datasets" / "fashion-mnist").mkdir()
+    with pytest.raises(ConnectionError, match=r"fashion_mnist is neither .* on host"):
+        data.load("fashion_mnist")
