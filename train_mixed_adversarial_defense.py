@@ -17,8 +17,8 @@ def main(options):
     from pyimagesearch.experiment import loading
     from pyimagesearch.experiment.ending import check_defence, finish
     from pyimagesearch.simplecnn import SimpleCNN
+    from pyimagesearch.training import robust
     from pyimagesearch.training.epochs import shuffled, steps_of
-    from pyimagesearch.training.robust import make_attack, robust_optimizer
 
     keras.utils.set_random_seed(options.seed)
     batch_size, eps, seed = options.batch_size, options.eps, options.seed
@@ -57,14 +57,18 @@ def main(options):
     trained = loading.copy_of(model)
     print("[INFO] re-compiling model...")
     steps, epochs = len(train[0]) // batch_size, options.fine_tune_epochs
-    optimizer = Adam(1e-4)
+    optimizer, watch = Adam(1e-4), None
     if options.recipe == "robust":
-        optimizer = robust_optimizer(model, epochs * steps)
+        train, held_out = robust.hold_out(train, seed)
+        optimizer = robust.robust_optimizer(model, epochs * steps)
+        watch = robust.WatchRobustness(held_out, eps)
     model.compile(optimizer, "categorical_crossentropy", metrics=["accuracy"])
 
     print("[INFO] creating mixed data generator...")
-    rng, resumed = run.resume("fine-tuning", model)
-    attack = make_attack(options.attack, eps, rng)
+    rng, resumed = run.resume("fine-tuning", model, watch)
+    attack = robust.make_attack(options.attack, eps, rng)
+    if options.recipe == "robust":
+        attack = robust.robust_attack(epochs * steps, rng=rng)
     batches = datagen.generate_mixed_adverserial_batch(
         model,
         batch_size,

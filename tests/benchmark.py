@@ -2,38 +2,41 @@
 
     python tests/benchmark.py [mnist|FILE.npz]
 
-Every figure is a median over rounds in which the rivals take turns, so that a change in
+Every ratio is a median over rounds in which the rivals take turns, so that a change in
 the machine's speed meets all of them. CleverHans and the Adversarial Robustness Toolbox
-(ART) take part where they are installed.
+(ART) take part where they are installed. At the end it says where the time of the
+second script goes.
 """
 
 import argparse
 import contextlib
 import functools
+import json
+import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
-from pyimagesearch import datasets, experiment
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-experiment.import_tensorflow()
-import keras  # noqa: E402
-import numpy as np  # noqa: E402
-import tensorflow as tf  # noqa: E402
+import keras
+import numpy as np
+import tensorflow as tf
 
-from pyimagesearch.datagen import generate_mixed_adverserial_batch  # noqa: E402
-from pyimagesearch.fgsm import generate_image_adversary  # noqa: E402
-from pyimagesearch.pgd import projected_gradient_descent  # noqa: E402
-from pyimagesearch.robustness import evaluate_robustness  # noqa: E402
-from pyimagesearch.runs import Run  # noqa: E402
-from pyimagesearch.simplecnn import SimpleCNN  # noqa: E402
-from pyimagesearch.training import fit, fit_batches  # noqa: E402
+from pyimagesearch.attacks import projected_gradient_descent
+from pyimagesearch.datagen import generate_mixed_adverserial_batch, in_step
+from pyimagesearch.experiment.data import load
+from pyimagesearch.fgsm import generate_image_adversary
+from pyimagesearch.robustness import evaluate_robustness
+from pyimagesearch.simplecnn import SimpleCNN
+from pyimagesearch.training.epochs import RepeatableEpochs, shuffled
 
+ROOT = Path(__file__).parent.parent
 EPS, DIMS, BATCH, CHUNK = 0.1, (28, 28, 1), 64, 512
 ROUNDS, STEPS = 5, 490
-RUN = Run(argparse.Namespace(seed=0, batch_size=BATCH, verbose=0, output=None), None)
 
 
 def compare(title, unit, reference, rivals):
@@ -247,11 +250,17 @@ def training_rivals(model, images, labels):
     )
     data = images[: STEPS * BATCH], labels[: STEPS * BATCH]
 
+    settings = {"steps_per_epoch": STEPS, "shuffle": False, "verbose": 0}
+
     def run_plain_fit():
-        fit(model, data, RUN, phase=0, epochs=1)
+        epochs = RepeatableEpochs(0)
+        batches = shuffled(data, BATCH, epochs.rng)
+        model.fit(batches, callbacks=[epochs], **settings)
 
     def run_mixed_fit():
-        fit_batches(model, mixed_batches, STEPS, RUN, phase=1, epochs=1)
+        epochs = RepeatableEpochs(1)
+        batches = in_step(mixed_batches(rng=epochs.rng))
+        model.fit(batches, callbacks=[epochs], **settings)
 
     def run_per_image_fit():
         model.fit(per_image_batches(), steps_per_epoch=4, shuffle=False, verbose=0)
@@ -269,6 +278,57 @@ def training_rivals(model, images, labels):
     return plain, mixed
 
 
+def run_python(*arguments):
+    """Run Python in the project's folder; return its seconds and what it prints."""
+    started = time.perf_counter()
+    command = [sys.executable, *map(str, arguments)]
+    finished = subprocess.run(
+        command, capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    return time.perf_counter() - started, finished.stdout
+
+
+def import_times():
+    """Print what importing the generators takes, beside TensorFlow and Keras alone."""
+    alone, package = "import tensorflow, keras", "import pyimagesearch.datagen"
+    rivals = {
+        code: (functools.partial(run_python, "-c", code), 1)
+        for code in (alone, package)
+    }
+    compare("Starting Python and importing", "s ", alone, rivals)
+
+
+def time_of_the_second_script(data, epochs=2, fine_tune_epochs=1):
+    """Print where the time and the memory of a short run of it go, phase by phase."""
+    code = """if True:
+        import resource, subprocess, sys
+        subprocess.check_call(sys.argv[1:], stdout=subprocess.DEVNULL)
+        print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)
+    """
+    script = ROOT / "train_mixed_adversarial_defense.py"
+    options = ["--data", data, "--epochs", epochs, "--quiet"]
+    options += ["--fine-tune-epochs", fine_tune_epochs]
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, script, *options, "--output", folder]
+        whole, printed = run_python("-c", code, *command)
+        results = json.loads(Path(folder, "results.json").read_text())
+        in_run, in_epochs = results["seconds"].pop("run"), results["seconds"]
+    print(f"\nThe second script, {epochs} epochs and {fine_tune_epochs} of fine-tuning")
+    lines = in_epochs | {
+        "rest: data, evaluations, attacks, files": in_run - sum(in_epochs.values()),
+        "start: Python, TensorFlow, first data": whole - in_run,
+        "whole": whole,
+    }
+    for name, seconds in lines.items():
+        print(f"  {name:42}{seconds:9.1f} s {seconds / whole:11.0%}")
+    # What a run of the tutorials' length has besides its epochs is as long as here.
+    tutorial = in_epochs["training"] * 20 / epochs
+    tutorial += in_epochs["fine-tuning"] * 10 / fine_tune_epochs
+    rest = whole - sum(in_epochs.values())
+    print(f"  {'besides the epochs, of 20 and 10':42}{rest / (rest + tutorial):24.0%}")
+    print(f"  {'peak memory':42}{printed.split()[-1]:>9} MB", flush=True)
+
+
 def main():
     """Run the comparisons."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -276,7 +336,9 @@ def main():
         "data", nargs="?", default="mnist", help="mnist or an .npz file"
     )
     data = parser.parse_args().data
-    train, (test_images, test_labels) = datasets.load(data)
+    if Path(data).is_file():
+        data = Path(data).resolve()
+    train, (test_images, test_labels) = load(data)
     keras.utils.set_random_seed(0)
     model = SimpleCNN.build(28, 28, 1, 10)
     model.compile(
@@ -291,23 +353,19 @@ def main():
     compare(title, "s ", "bare compiled gradient, batches of 512", rivals)
     few = test_images[:1000], test_labels[:1000]
     rivals = pgd_rivals(model, *few)
-    compare("PGD, 1,000 images", "s ", "bare compiled gradient, 40 times", rivals)
-    report = {"default report": (lambda: evaluate_robustness(model, *few, EPS), 1)}
-    compare("The report, 1,000 images", "s ", "default report", report)
+    compare(
+        f"PGD, {len(few[0]):,} images", "s ", "bare compiled gradient, 40 times", rivals
+    )
+    started = time.perf_counter()
+    evaluate_robustness(model, *few, EPS, verbose=False)
+    print(f"\nThe report, {len(few[0]):,} images, once")
+    print(f"  {'default report':42}{time.perf_counter() - started:9.1f} s", flush=True)
     plain, mixed = training_rivals(model, *train)
     compare("A plain training step", "ms", "bare compiled step", plain)
     compare("A mixed fine-tuning step", "ms", "fused compiled step", mixed)
 
-    print("\nPeak memory of a script, two epochs and one of fine-tuning")
-    for script in sorted(Path(__file__).parent.parent.glob("train_*.py")):
-        short = ["--data", data, "--epochs", "2", "--fine-tune-epochs", "1", "--quiet"]
-        code = (
-            "import resource, subprocess, sys; subprocess.check_call(sys.argv[1:]);"
-            "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)"
-        )
-        command = [sys.executable, "-c", code, sys.executable, str(script), *short]
-        output = subprocess.run(command, capture_output=True, text=True, check=True)
-        print(f"  {script.name:42}{output.stdout.split()[-1]:>9} MB")
+    import_times()
+    time_of_the_second_script(data)
 
 
 if __name__ == "__main__":

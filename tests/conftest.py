@@ -46,12 +46,19 @@ def under_policy(policy, build, *args):
         keras.config.set_dtype_policy("float32")
 
 
-def art_classifier(model, loss):
+def saturate(model, factor=3000):
+    """Scale the last weights, so that float32 rounds the probabilities to 0 and 1."""
+    last = [layer for layer in model.layers if layer.get_weights()][-1]
+    last.set_weights([factor * weights for weights in last.get_weights()])
+    return model
+
+
+def art_classifier(model, loss, clip=(0.0, 1.0)):
     """Wrap a model of `build_classifier` for the Adversarial Robustness Toolbox."""
     from art.estimators.classification import TensorFlowV2Classifier
 
     return TensorFlowV2Classifier(
-        model, 3, (6, 6, 1), loss_object=loss, clip_values=(0.0, 1.0)
+        model, 3, (6, 6, 1), loss_object=loss, clip_values=clip
     )
 
 

@@ -18,6 +18,7 @@ from importlib.resources import files
 import numpy as np
 
 import pyimagesearch
+from pyimagesearch.attacks import projected_gradient_descent, square_attack
 from pyimagesearch.datagen import generate_mixed_adversarial_batch
 from pyimagesearch.robustness import evaluate_robustness
 from pyimagesearch.simplecnn import SimpleCNN
@@ -26,9 +27,12 @@ assert files(pyimagesearch).joinpath("py.typed").is_file()
 assert "site-packages" in pyimagesearch.__file__
 model = SimpleCNN.build(8, 8, 1, 3)
 images, labels = np.random.rand(20, 8, 8, 1), np.arange(20) % 3
-batches = generate_mixed_adversarial_batch(model, 8, images, labels, (8, 8, 1))
-assert next(batches)[0].shape == (8, 8, 8, 1)
-rows = evaluate_robustness(model, images, labels, steps=2, verbose=False)
+for attack in (projected_gradient_descent, square_attack):
+    batches = generate_mixed_adversarial_batch(
+        model, 8, images, labels, (8, 8, 1), attack=attack
+    )
+    assert next(batches)[0].shape == (8, 8, 8, 1)
+rows = evaluate_robustness(model, images, labels, steps=2, queries=2, verbose=False)
 assert rows[-1].accuracy <= rows[0].accuracy
 END
     cd "$project"

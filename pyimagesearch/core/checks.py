@@ -76,10 +76,12 @@ def attack_arguments(
         if bounds.shape != (2,) or bounds[0] > bounds[1]:
             raise ValueError(f"clip must be (low, high) or None, got {shown(clip)}")
         low, high = bounds
-        rounding = 1e-5 * abs(bounds).max()
-        if images.min() < low - rounding or images.max() > high + rounding:
-            got = f"values from {images.min():g} to {images.max():g}"
+        lowest, highest, rounding = images.min(), images.max(), 1e-5 * abs(bounds).max()
+        if lowest < low - rounding or highest > high + rounding:
+            got = f"values from {lowest:g} to {highest:g}"
             raise ValueError(f"{name} must lie in clip, {low:g} to {high:g}, got {got}")
+        if lowest < low or highest > high:
+            images = images.clip(low, high)
     return images, np.float32(eps), bounds
 
 

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from pyimagesearch.core import checks, losses
 from pyimagesearch.core.losses import Loss, OnLogits
+from pyimagesearch.core.warning import warn
 
 _CHUNK_VALUES = 512 * 28 * 28  # that go through a model at once: memory stays flat
 _MOST_FUNCTIONS = 32
@@ -70,6 +71,10 @@ def compile_for(
     functions[key] = entry  # the last used come last
     while len(functions) > _MOST_FUNCTIONS:
         functions.pop(next(iter(functions)), None)
+        warn(
+            f"attacks on model {model.name!r} are compiled again and again: make loss= "
+            "once, outside the function that attacks"
+        )
     targets = one_hot(name, labels, len(images), entry[1])
     if isinstance(loss, OnLogits):
         _check_classes(name, loss.name, targets)
@@ -150,15 +155,21 @@ def check_model(model: keras.Model) -> None:
 def example_output(model: keras.Model, images: np.ndarray) -> np.ndarray:
     """Return the model's one output for some images, or raise."""
     check_model(model)
-    if getattr(model, "input_shape", None) == (None, *images.shape):
-        got = (
-            f"got {images.shape}: a single image needs a batch axis, image[np.newaxis]"
-        )
-        raise ValueError(f"images must have shape (n, ...), {got}")
+    wanted, shape = getattr(model, "input_shape", None), images.shape
+    if wanted == (None, *shape):
+        how = "a single image needs a batch axis, image[np.newaxis]"
+        raise ValueError(f"images must be (n, ...), got {shape}: {how}")
+    if isinstance(wanted, tuple) and len(wanted) == len(shape):
+        pairs = zip(wanted[1:], shape[1:], strict=True)
+        if any(size not in (None, given) for size, given in pairs):
+            takes = (
+                f"model must take images of shape {shape[1:]}, as dims or images are"
+            )
+            raise ValueError(f"{takes}, but it takes {wanted[1:]}")
     try:
         output = model(tf.constant(images, tf.float32), training=False)
     except Exception as error:  # the user's own code may run in there
-        takes = f"model must take images of shape {images.shape[1:]}: {error}"
+        takes = f"model must take images of shape {shape[1:]}: {error}"
         raise ValueError(checks.one_line(takes)) from error
     outputs = keras.tree.flatten(output)
     if len(outputs) != 1 or outputs[0].shape[:1] != (len(images),):

@@ -43,9 +43,9 @@ def attack_in_chunks(
         if 100 * still >= len(sizes):
             warn(
                 f"the gradient of the loss is zero for {still} of {len(sizes)} images "
-                f"of model {model.name!r}, which gain nothing: loss='cross_entropy' "
-                "moves those of which a classifier is sure; square_attack needs no "
-                "gradient"
+                f"of model {model.name!r}, which gain nothing. Of a classifier "
+                "loss='cross_entropy' moves those that it is sure of, and square_attack "
+                "needs no gradient; or try another loss="
             )
     return adversaries
 

@@ -8,7 +8,6 @@ on logits compare the true class with the others alone, so that nothing cancels.
 import contextlib
 import functools
 import inspect
-import types
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -66,18 +65,14 @@ def get_loss(loss: Loss) -> Loss:
 
 
 def loss_key(loss: object) -> object:
-    """Return what is equal for equal losses, such as those made anew in every call."""
+    """Return what is equal for equal losses of Keras, also if they are made anew."""
     if type(loss).__module__.startswith("keras.src.losses"):
         return type(loss), repr(loss.get_config())
-    key = loss
     if isinstance(loss, functools.partial):
         key = loss_key(loss.func), loss.args, *loss.keywords.items()
-    elif isinstance(loss, types.FunctionType):
-        cells = [loss_key(cell.cell_contents) for cell in loss.__closure__ or ()]
-        key = loss.__code__, loss.__module__, loss.__defaults__, *cells
-    with contextlib.suppress(TypeError):  # an argument or what it closes over
-        hash(key)
-        return key
+        with contextlib.suppress(TypeError):  # an argument without a hash
+            hash(key)
+            return key
     return loss
 
 

@@ -143,7 +143,7 @@ def _images(key, images):
     if not (low >= 0 and high <= largest):  # NaN is refused, too
         got = f"{images.dtype} from {low:g} to {high:g}"
         raise ValueError(f"{key} must be integers to 255 or floats to 1, got {got}")
-    if 0 < high < largest / 2 and largest == 255:
+    if key == "x_train" and 0 < high < largest / 2 and largest == 255:
         how = "scale it to 0 to 255, or to floats from 0 to 1"
         text = f"{key} has integers up to {high} only, but is divided by 255: {how}"
         warnings.warn(text, stacklevel=2)

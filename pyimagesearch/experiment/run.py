@@ -19,6 +19,7 @@ from pyimagesearch.core import checks
 from pyimagesearch.experiment.data import Split
 from pyimagesearch.experiment.folder import HISTORY, RESULTS, STATE, replacing
 from pyimagesearch.training.epochs import RepeatableEpochs
+from pyimagesearch.training.robust import WatchRobustness
 
 _PHASES = ("training", "fine-tuning")
 # Options that make no difference to a run's figures, or count by their content.
@@ -75,18 +76,22 @@ class Run(keras.callbacks.Callback):
         last = history[-1]
         print(f"[INFO] going on after epoch {last['epoch']} of {last['phase']}")
 
-    def resume(self, phase: str, model: keras.Model) -> tuple:
+    def resume(
+        self, phase: str, model: keras.Model, watch: WatchRobustness | None = None
+    ) -> tuple:
         """Bring a compiled model to where it was in a phase.
 
         Args:
             phase: "training" or "fine-tuning"; each has its own randomness.
             model: The model, whose weights are replaced if some epochs are done.
+            watch: What watches the phase, if something does.
 
         Returns:
             The NumPy generator for what the epochs draw; and arguments of `fit`:
             `initial_epoch`, `callbacks`, and how it shows and validates epochs.
         """
-        self._phase, done = phase, sum(row["phase"] == phase for row in self.history)
+        rows = [row for row in self.history if row["phase"] == phase]
+        self._phase, self._watch, done = phase, watch, len(rows)
         if done:
             model.set_weights(self._arrays[phase])
         if done and self.history[-1]["phase"] == phase:
@@ -96,9 +101,14 @@ class Run(keras.callbacks.Callback):
                 pair[0].assign(pair[1])
         seed = self.options.seed, _PHASES.index(phase)
         epochs = RepeatableEpochs(*seed, initial_epoch=done)
+        callbacks = [epochs, keras.callbacks.TerminateOnNaN()]
+        if watch:
+            watch.accuracies = [row["robust_accuracy"] for row in rows]
+            watch.best_weights = self._arrays.get("best", [])
+            callbacks.append(watch)
         return epochs.rng, {
             "initial_epoch": done,
-            "callbacks": [epochs, keras.callbacks.TerminateOnNaN(), self],
+            "callbacks": [*callbacks, self],
             "shuffle": False,  # the data are
             "validation_batch_size": 512,
             "verbose": self.options.verbose,
@@ -120,6 +130,8 @@ class Run(keras.callbacks.Callback):
             return
         optimizer = [variable.numpy() for variable in self.model.optimizer.variables]
         self._arrays |= {self._phase: self.model.get_weights(), "optimizer": optimizer}
+        if self._watch:
+            self._arrays["best"] = self._watch.best_weights
         named = {
             # NumPy's files know no bfloat16.
             f"{kind}_{i:05}": array.astype("f4") if array.dtype.kind == "V" else array

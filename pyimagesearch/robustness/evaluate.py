@@ -98,7 +98,6 @@ def evaluate_robustness(
     width = float(clip[1] - clip[0])
     if not 0 < width < np.inf:
         raise ValueError(f"clip must be (low, high), low below high, got {clip}")
-    images = np.clip(images, *clip)
     all_eps = checks.array("eps", eps).ravel().tolist()
     all_eps = dict.fromkeys(checks.number_in("eps", e, 0, width) for e in all_eps)
     limits = [checks.positive_integer("steps", steps)]

@@ -8,25 +8,24 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from pyimagesearch.attacks import projected_gradient_descent
 from pyimagesearch.core import checks
-from pyimagesearch.core.compiled import check_model
+from pyimagesearch.core.compiled import check_model, predict_logits
 from pyimagesearch.core.sampling import Attack
+from pyimagesearch.core.warning import warn
 from pyimagesearch.fgsm import generate_image_adversary
 
-_REACH = 1.3
+Data = tuple[np.ndarray, np.ndarray]
+_RISE, _WATCHED = 0.3, 200
 
 
 def make_attack(name: str, eps: float, rng: np.random.Generator) -> Attack:
-    """Return an attack by its name, for images in [0, 1].
+    """Return an attack of the tutorial recipe by its name, for images in [0, 1].
 
     Args:
-        name: `fgsm`, as in the tutorials; `rfgsm`, one step from a random start;
-            `pgd`, two smaller steps from there; or `robust`, the recipe's. The last
-            three make valid images.
+        name: `fgsm`, as in the tutorials; `rfgsm`, one step from a random start; or
+            `pgd`, two smaller steps from there. These two make valid images.
         eps: The strength that it is to be called with.
         rng: Generator of the random starts.
     """
-    if name == "robust":
-        return robust_attack(rng=rng)
     if name == "fgsm":
         return generate_image_adversary
     steps, size = {"rfgsm": (1, 1.25), "pgd": (2, 0.75)}[name]
@@ -35,17 +34,24 @@ def make_attack(name: str, eps: float, rng: np.random.Generator) -> Attack:
 
 
 def robust_attack(
-    clip: tuple[float, float] = (0.0, 1.0), rng: checks.Seed | None = None
+    steps: int,
+    clip: tuple[float, float] = (0.0, 1.0),
+    rng: checks.Seed | None = None,
 ) -> Attack:
-    """Return the recipe's attack, on images that are first shifted by up to a pixel.
+    """Return the recipe's attack, for a generator that is given the eps to withstand.
 
-    Each image moves by itself, up or down and sideways; its edge is repeated.
+    Each image is first shifted by up to a pixel, up or down and sideways, its edge
+    repeated. Then PGD climbs from a random start. The larger eps is, as a share of the
+    range, the more steps it takes, and the less it reaches beyond eps. Its reach rises
+    evenly during the first 30% of the training: a network that meets strong adversaries
+    at once learns nothing.
 
     Args:
+        steps: Batches in all epochs together.
         clip: The valid range of a value.
         rng: Seed or NumPy generator of the random starts and shifts.
     """
-    rng = checks.generator(rng)
+    rng, (low, high) = checks.generator(rng), clip
 
     def attack(model, images, labels, eps):
         count, height, width, _ = images.shape
@@ -53,17 +59,21 @@ def robust_attack(
         windows = sliding_window_view(padded, (height, width), axis=(1, 2))
         down, right = rng.integers(3, size=(2, count))
         shifted = np.moveaxis(windows[np.arange(count), down, right], 1, -1)
-        reach = _REACH * eps
-        settings = {"steps": 2, "step_size": 0.75 * reach, "clip": clip, "rng": rng}
-        return projected_gradient_descent(model, shifted, labels, reach, **settings)
+        share = eps / (high - low)
+        done = int(model.optimizer.iterations.numpy()) / (_RISE * steps)
+        reach = min(1.3, 1.4 - share) * min(1, done) * eps
+        count = max(2, round(0.5 + 15 * share))
+        how = {"steps": count, "step_size": 2.25 / (count + 1) * reach, "clip": clip}
+        return projected_gradient_descent(model, shifted, labels, reach, rng=rng, **how)
 
     return attack
 
 
 def robust_optimizer(model: keras.Model, steps: int) -> keras.optimizers.Optimizer:
-    """Switch dropout off, and return Adam with a rate that rises and falls once.
+    """Switch dropout off, and return the recipe's optimizer.
 
-    The rate peaks at fifty times the tutorial's.
+    It is Adam with a rate that rises to fifty times the tutorial's and falls again; in
+    the end the weights are replaced by their average over the last steps.
 
     Args:
         model: A network that is compiled afterwards.
@@ -79,4 +89,55 @@ def robust_optimizer(model: keras.Model, steps: int) -> keras.optimizers.Optimiz
     schedule = keras.optimizers.schedules.CosineDecay(
         1e-4, steps - warmup, alpha=1e-3, warmup_target=5e-3, warmup_steps=warmup
     )
-    return keras.optimizers.Adam(schedule)
+    return keras.optimizers.Adam(schedule, use_ema=True, ema_momentum=0.999)
+
+
+class WatchRobustness(keras.callbacks.Callback):
+    """Attacks images that stay out of the training, and notices when it fails.
+
+    After each epoch it adds `robust_accuracy`, under PGD with the full eps, to what
+    Keras logs. If that ends below half of its best, the model gets the weights of its
+    best epoch again, and a warning says so.
+
+    Attributes:
+        accuracies: The accuracy after each epoch.
+        best_weights: The model's weights after the best epoch.
+    """
+
+    def __init__(self, data: Data, eps: float, clip: tuple[float, float] = (0.0, 1.0)):
+        """Watch some images and labels, of the kind that the training has."""
+        super().__init__()
+        self._data, self.accuracies, self.best_weights = data, [], []
+        how = {"eps": eps, "clip": clip, "steps": 10, "rng": 0}
+        self._attack = partial(projected_gradient_descent, **how)
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Attack the images."""
+        images, labels = self._data
+        logits = predict_logits(self.model, self._attack(self.model, images, labels))
+        truth = labels.argmax(axis=1) if labels.ndim == 2 else labels
+        accuracy = float((logits.argmax(axis=1) == truth).mean())
+        if accuracy >= max([0.0, *self.accuracies]):
+            self.best_weights = self.model.get_weights()
+        self.accuracies.append(accuracy)
+        logs["robust_accuracy"] = accuracy
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        """Go back to the best epoch if the training has failed."""
+        best, last = max(self.accuracies), self.accuracies[-1]
+        if last < best / 2:
+            self.model.set_weights(self.best_weights)
+            epoch = self.accuracies.index(best) + 1
+            warn(
+                f"the defence has failed: {last:.3f} of {len(self._data[0])} images "
+                f"withstand PGD, after {best:.3f} in epoch {epoch}, whose weights it has"
+            )
+
+
+def hold_out(data: Data, seed: int) -> tuple[Data, Data]:
+    """Return the data without 200 images (at most 5%), drawn at random, and these."""
+    count = len(data[0])
+    order = np.random.default_rng(seed).permutation(count)
+    cut = max(1, min(_WATCHED, count // 20))
+    rest, few = np.sort(order[cut:]), order[:cut]
+    return tuple(part[rest] for part in data), tuple(part[few] for part in data)

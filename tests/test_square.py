@@ -1,0 +1,281 @@
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import sklearn.datasets
+from conftest import build_classifier
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras import layers, ops
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.svm import LinearSVC
+
+from pyimagesearch.attacks import projected_gradient_descent, square_attack
+from pyimagesearch.core.gradients import DivergedError
+
+ROWS, DIGITS = sklearn.datasets.load_digits(return_X_y=True)
+ROWS = np.float32(ROWS / 16)
+TESTED, TRUE = ROWS[1400:1500], DIGITS[1400:1500]
+
+
+@pytest.fixture(scope="module")
+def linear():
+    return LogisticRegression(max_iter=500).fit(ROWS[:1400], DIGITS[:1400])
+
+
+@pytest.fixture(scope="module")
+def network(linear):
+    """The same classifier for Keras, which returns logits."""
+    model = keras.Sequential([keras.Input((8, 8, 1)), layers.Flatten()])
+    model.add(layers.Dense(10))
+    model.set_weights([linear.coef_.T, linear.intercept_])
+    return model
+
+
+def share_right(model, images, labels=TRUE):
+    return (model.predict(images.reshape(len(images), -1)) == labels).mean()
+
+
+def exact_share(linear, eps):
+    """Return what the strongest attack leaves of a linear classifier, in closed form.
+
+    Against each other class it adds eps times the sign of the difference of weights.
+    """
+    right = []
+    for row, label in zip(TESTED, TRUE, strict=True):
+        ahead = linear.coef_[label] - linear.coef_
+        lead = ahead @ row + linear.intercept_[label] - linear.intercept_
+        lead -= eps * np.abs(ahead).sum(axis=1)
+        right.append((np.delete(lead, label) > 0).all())
+    return np.mean(right)
+
+
+@pytest.mark.parametrize("method", ["predict_proba", "decision_function"])
+def test_scores_of_scikit_learn_on_flat_vectors(linear, method):
+    adversaries = square_attack(
+        getattr(linear, method), TESTED, TRUE, 0.05, queries=1500, rng=0
+    )
+    assert adversaries.shape == TESTED.shape and adversaries.dtype == np.float32
+    best = exact_share(linear, 0.05)
+    assert best <= share_right(linear, adversaries) <= best + 0.08
+    assert best < share_right(linear, TESTED) - 0.15
+
+
+def test_keras_model_on_images(linear, network):
+    images = TESTED.reshape(-1, 8, 8, 1)
+    adversaries = square_attack(network, images, TRUE, 0.05, queries=1500, rng=0)
+    best = exact_share(linear, 0.05)
+    assert best <= share_right(linear, adversaries) <= best + 0.08
+
+
+def test_more_queries_find_more(linear, network):
+    images = TESTED.reshape(-1, 8, 8, 1)
+    shares = [
+        share_right(
+            linear, square_attack(network, images, TRUE, 0.05, queries=queries, rng=0)
+        )
+        for queries in (1, 30, 1000)
+    ]
+    assert share_right(linear, images) >= shares[0] > shares[1] > shares[2]
+
+
+@pytest.mark.parametrize("column", [False, True])
+@pytest.mark.parametrize("scores", ["decision", "probability", "two probabilities"])
+def test_two_classes(scores, column):
+    """A score of class 1 alone has its threshold at 0, a probability at 0.5."""
+    large = DIGITS >= 5
+    if scores == "decision":
+        classifier = LinearSVC().fit(ROWS[:1400], large[:1400])
+        function = classifier.decision_function
+    else:
+        classifier = LogisticRegression(max_iter=500).fit(ROWS[:1400], large[:1400])
+        chosen = 1 if scores == "probability" else slice(None)
+        function = lambda rows: classifier.predict_proba(rows)[:, chosen]  # noqa: E731
+    labels = large[1400:1500]
+    given_labels = labels[:, np.newaxis] if column else labels
+    adversaries = square_attack(function, TESTED, given_labels, 0.1, rng=0)
+    assert share_right(classifier, TESTED, labels) > 0.7
+    assert share_right(classifier, adversaries, labels) < 0.3
+
+
+def test_trees_have_no_gradient():
+    forest = RandomForestClassifier(20, random_state=0).fit(ROWS[:1400], DIGITS[:1400])
+    adversaries = square_attack(
+        forest.predict_proba, TESTED, TRUE, 0.1, queries=60, rng=0
+    )
+    assert share_right(forest, TESTED) > 0.9
+    assert share_right(forest, adversaries) < 0.7
+
+
+def test_scores_may_come_from_a_keras_model_themselves(network):
+    images = TESTED[:20].reshape(-1, 8, 8, 1)
+
+    def predict(images):
+        return network.predict(images, verbose=0)
+
+    adversaries = square_attack(predict, images, TRUE[:20], 0.1, queries=10, rng=0)
+    assert (adversaries != images).any()
+
+
+def test_seed_governs_all_of_it(network):
+    images = TESTED.reshape(-1, 8, 8, 1)
+
+    def attack(rng=None):
+        return square_attack(network, images, TRUE, 0.05, queries=20, rng=rng)
+
+    np.testing.assert_array_equal(attack(3), attack(np.random.default_rng(3)))
+    assert (attack(3) != attack(4)).any()
+    keras.utils.set_random_seed(1)
+    first, second = attack(), attack()
+    assert (first != second).any()
+    keras.utils.set_random_seed(1)
+    np.testing.assert_array_equal(attack(), first)
+
+
+NETWORKS = {
+    dims: keras.Sequential([keras.Input(dims), layers.Flatten(), layers.Dense(3)])
+    for dims in [(7,), (30, 2), (5, 9, 3)]
+}
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    dims=st.sampled_from(sorted(NETWORKS)),
+    eps=st.floats(0, 2),
+    queries=st.integers(1, 130),
+    clip=st.sampled_from([None, (0, 1), (0.25, 0.5)]),
+    seed=st.integers(0, 9),
+)
+def test_neither_ball_nor_range_is_left(dims, eps, queries, clip, seed):
+    images = np.random.default_rng(1).random((5, *dims), dtype=np.float32)
+    if clip is not None:
+        images = np.clip(images, *clip)
+    model = NETWORKS[dims]
+    labels = model(images).numpy().argmax(axis=1)
+    adversaries = square_attack(
+        model, images, labels, eps, queries=queries, clip=clip, rng=seed
+    )
+    assert adversaries.shape == images.shape
+    assert np.abs(adversaries - images).max() <= eps * (1 + 1e-6) + 1e-6
+    if clip is not None:
+        assert adversaries.min() >= clip[0] and adversaries.max() <= clip[1]
+
+
+def test_what_is_wrong_unaided_stays(network):
+    images = TESTED.reshape(-1, 8, 8, 1)
+    answers = network(images).numpy().argmax(axis=1)
+    labels = np.where(np.arange(100) < 50, answers, (answers + 1) % 10)
+    adversaries = square_attack(network, images, labels, 0.1, queries=5, rng=0)
+    np.testing.assert_array_equal(adversaries[50:], images[50:])
+    assert (adversaries[:50] != images[:50]).any(axis=(1, 2, 3)).all()
+
+
+def test_one_hot_rows_and_class_ids(network):
+    images = TESTED.reshape(-1, 8, 8, 1)
+    ids, rows = (
+        square_attack(network, images, labels, 0.05, queries=20, rng=0)
+        for labels in (TRUE, np.eye(10)[TRUE])
+    )
+    np.testing.assert_array_equal(ids, rows)
+
+
+@pytest.mark.filterwarnings("ignore:the gradient")
+def test_it_finds_what_misleading_gradients_hide(linear, network):
+    """Rounding to 16 levels stops gradients, and changes next to nothing else."""
+    masked = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            layers.Lambda(lambda images: ops.round(images * 16) / 16),
+            *network.layers,
+        ]
+    )
+    images = TESTED.reshape(-1, 8, 8, 1)
+
+    def share(adversaries):
+        return (masked(adversaries).numpy().argmax(axis=1) == TRUE).mean()
+
+    by_gradient = share(projected_gradient_descent(masked, images, TRUE, 0.1, rng=0))
+    by_search = share(square_attack(masked, images, TRUE, 0.1, rng=0))
+    assert by_search < by_gradient - 0.3
+
+
+def test_confident_probabilities_do_not_blind_it(linear):
+    """In float64 they end at 1, too, and all their logarithms at 0."""
+
+    def sure(rows):
+        logits = 40 * linear.decision_function(rows)
+        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return odds / odds.sum(axis=1, keepdims=True)
+
+    adversaries = square_attack(sure, TESTED, TRUE, 0.05, queries=1500, rng=0)
+    assert share_right(linear, adversaries) <= exact_share(linear, 0.05) + 0.1
+
+
+def test_no_warning_where_all_is_well(network):
+    with warnings.catch_warnings(action="error"):
+        square_attack(network, TESTED.reshape(-1, 8, 8, 1), TRUE, 0.1, queries=2)
+
+
+class Interrupts:
+    """Scores that end in an exception at one of the later calls."""
+
+    def __init__(self, exception):
+        self.exception, self.calls = exception, 0
+
+    def __call__(self, rows):
+        self.calls += 1
+        if self.calls > 5:
+            raise self.exception
+        return np.tile(np.eye(10)[3], (len(rows), 1))
+
+
+@pytest.mark.parametrize("exception", [RuntimeError("my own"), KeyboardInterrupt()])
+def test_what_the_scores_raise_comes_through(exception):
+    with pytest.raises(type(exception), match="my own|^$"):
+        square_attack(Interrupts(exception), TESTED, np.full(100, 3), 0.1)
+
+
+def test_scores_that_are_no_numbers(linear):
+    def scores(rows):  # fails on adversaries only
+        result = linear.decision_function(rows)
+        return np.where(np.abs(rows).max() > 1, np.nan, result)
+
+    with pytest.raises(DivergedError, match="NaN or infinity"):
+        square_attack(scores, TESTED, TRUE, 0.1, rng=0)
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        square_attack(lambda rows: np.full((100, 10), np.nan), TESTED, TRUE, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"model": "svm"}, TypeError, "model .*'svm'"),
+        ({"model": LogisticRegression()}, TypeError, "model .*function.*Logistic"),
+        ({"model": lambda rows: rows[:5]}, ValueError, "model .*scores"),
+        ({"model": lambda rows: np.zeros((20, 2, 2))}, ValueError, "model .*scores"),
+        ({"model": lambda rows: ["a"] * 20}, TypeError, "model.*scores"),
+        ({"images": np.zeros((20, 2, 2, 2, 2))}, ValueError, "images"),
+        ({"images": np.full((20, 6, 6, 1), np.nan)}, ValueError, "images .*NaN"),
+        ({"labels": np.zeros(19)}, ValueError, "labels"),
+        ({"labels": np.full(20, 3)}, ValueError, "labels .*0 to 2"),
+        ({"labels": np.full((20, 3), 0.7)}, ValueError, "labels .*one"),
+        ({"eps": -1}, ValueError, "eps .*-1"),
+        ({"queries": 0}, ValueError, "queries .*0"),
+        ({"queries": 1.5}, TypeError, "queries .*1.5"),
+        ({"clip": (0, 0.1)}, ValueError, "images .*clip"),
+        ({"rng": "a"}, TypeError, "rng"),
+    ],
+)
+def test_wrong_arguments_are_named(model, images, labels, changed, error, message):
+    arguments = {"model": model, "images": images, "labels": labels, "eps": 0.1}
+    with pytest.raises(error, match=message) as raised:
+        square_attack(**(arguments | changed))
+    assert len(str(raised.value)) <= 300
+
+
+def test_it_evaluates_classifiers(images):
+    regression = build_classifier(classes=1, activation=None)
+    with pytest.raises(ValueError, match="labels"):
+        square_attack(regression, images, np.linspace(0, 9, 20), 0.1)
