@@ -44,7 +44,7 @@ def attack_in_chunks(
             warn(
                 f"the gradient of the loss is zero for {still} of {len(sizes)} images "
                 f"of model {model.name!r}, which gain nothing. Of a classifier "
-                "loss='cross_entropy' moves those that it is sure of, and square_attack "
+                "loss='cross_entropy' moves those it is sure of, and square_attack "
                 "needs no gradient; or try another loss="
             )
     return adversaries

@@ -130,7 +130,7 @@ class WatchRobustness(keras.callbacks.Callback):
             epoch = self.accuracies.index(best) + 1
             warn(
                 f"the defence has failed: {last:.3f} of {len(self._data[0])} images "
-                f"withstand PGD, after {best:.3f} in epoch {epoch}, whose weights it has"
+                f"withstand PGD, and {best:.3f} did in epoch {epoch}; its weights are back"
             )
 
 
