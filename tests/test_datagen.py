@@ -1,25 +1,26 @@
-import contextlib
 import functools
 import gc
 import inspect
 import itertools
-import threading
 import tracemalloc
+import warnings
 import weakref
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import build_classifier
+from conftest import build_classifier, saturate
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from keras import layers
 
+from pyimagesearch.attacks import projected_gradient_descent, square_attack
+from pyimagesearch.core.gradients import DivergedError
 from pyimagesearch.datagen import (
     generate_adversarial_batch,
     generate_mixed_adversarial_batch,
     generate_mixed_adverserial_batch,
-    in_step,
 )
 from pyimagesearch.fgsm import generate_image_adversary
 
@@ -55,9 +56,6 @@ def test_signatures_of_the_tutorials(generate, names, defaults):
     assert [p.name for p in parameters[: len(positional)]] == positional
     assert [p.default for p in parameters[5 : len(positional)]] == defaults
     assert all(p.kind is p.KEYWORD_ONLY for p in parameters[len(positional) :])
-
-
-def test_correct_spelling_is_an_alias():
     assert generate_mixed_adversarial_batch is generate_mixed_adverserial_batch
 
 
@@ -126,14 +124,6 @@ def test_every_image_is_drawn_and_mixed_evenly():
         np.testing.assert_allclose(counts, 100, atol=45)
 
 
-@pytest.mark.parametrize(("split", "attacked"), [(0.0, 20), (1.0, 0)])
-def test_batches_of_one_kind(split, attacked):
-    batches = generate_mixed_adverserial_batch(
-        classifier(), 20, numbered(20), np.zeros(20), DIMS, 0.1, split, attack=add_ten
-    )
-    assert (next(batches)[0][:, 0, 0, 0] >= 10).sum() == attacked
-
-
 def test_halves_are_drawn_independently():
     batches = generate_mixed_adverserial_batch(
         classifier(), 20, numbered(10), np.zeros(10), DIMS, attack=add_ten
@@ -143,15 +133,18 @@ def test_halves_are_drawn_independently():
     np.testing.assert_array_equal(rows, np.repeat(np.arange(10), 2))
 
 
-def test_adversaries_are_the_attacks_own(model, images, one_hot):
-    batch_images, batch_labels = next(
-        generate_adversarial_batch(model, 20, images, one_hot, DIMS, 0.2, rng=0)
-    )
-    expected = generate_image_adversary(model, images, one_hot, 0.2)
-    order = [np.argmin(np.abs(expected - i).sum(axis=(1, 2, 3))) for i in batch_images]
-    assert sorted(order) == list(range(20))
-    np.testing.assert_array_equal(batch_images, expected[order])
-    np.testing.assert_array_equal(batch_labels, one_hot[order])
+def test_adversaries_are_the_attacks_own_and_follow_the_weights(model, images, one_hot):
+    batches = generate_adversarial_batch(model, 20, images, one_hot, DIMS, 0.2, rng=0)
+    for _ in range(2):
+        batch_images, batch_labels = next(batches)
+        expected = generate_image_adversary(model, images, one_hot, 0.2)
+        order = [
+            np.abs(expected - i).sum(axis=(1, 2, 3)).argmin() for i in batch_images
+        ]
+        assert sorted(order) == list(range(20))
+        np.testing.assert_array_equal(batch_images, expected[order])
+        np.testing.assert_array_equal(batch_labels, one_hot[order])
+        model.set_weights([-2 * weight for weight in model.get_weights()])
 
 
 def test_attack_gets_the_protocols_arguments(model, images, labels):
@@ -171,14 +164,19 @@ def test_attack_gets_the_protocols_arguments(model, images, labels):
     assert (given_images.shape, given_labels.shape, eps) == ((6, *DIMS), (6,), 0.3)
 
 
-def test_batches_follow_the_weights(model, images, one_hot):
-    batches = generate_adversarial_batch(model, 20, images, one_hot, DIMS, 0.2)
-    before = np.sort(next(batches)[0], axis=0)
-    model.set_weights([-2 * weight for weight in model.get_weights()])
-    after = np.sort(next(batches)[0], axis=0)
-    expected = generate_image_adversary(model, images, one_hot, 0.2)
-    np.testing.assert_array_equal(after, np.sort(expected, axis=0))
-    assert (before != after).any()
+@pytest.mark.parametrize(
+    "attack",
+    [
+        functools.partial(generate_image_adversary, norm=2),
+        functools.partial(projected_gradient_descent, steps=2, norm=2, rng=0),
+        functools.partial(square_attack, queries=3, rng=0),
+    ],
+)
+def test_every_attack_of_the_package_fits(attack, model, images, labels):
+    batches = generate_adversarial_batch(
+        model, 8, images, labels, DIMS, 0.5, attack=attack
+    )
+    assert next(batches)[0].shape == (8, *DIMS)
 
 
 def test_rng(model, images, labels):
@@ -198,15 +196,15 @@ def test_rng(model, images, labels):
     assert (draw() != draw()).any()
 
 
+# What images may be.
+
+
 class OnDisk:
-    """An array-like that counts the rows that are read from it."""
+    """An array-like without a length, as zarr's are, that counts what is read of it."""
 
     def __init__(self, array):
         self.array, self.shape, self.dtype = array, array.shape, array.dtype
         self.rows = 0
-
-    def __len__(self):
-        return len(self.array)
 
     def __getitem__(self, rows):
         assert list(rows) == sorted(set(rows))  # all that HDF5 files allow
@@ -217,23 +215,25 @@ class OnDisk:
         raise AssertionError("all of it was read")
 
 
-def test_only_sampled_rows_are_read(model, labels):
+def test_only_the_first_and_the_sampled_rows_are_read(model, labels):
     images = OnDisk(numbered(20))
     batches = generate_mixed_adverserial_batch(
         model, 6, images, labels, DIMS, attack=add_ten
     )
-    assert images.rows == 0
-    next(batches)
-    assert images.rows == 6
+    assert images.rows <= 1
+    drawn, _ = next(batches)
+    assert images.rows <= 7 and drawn.shape == (6, *DIMS)
 
 
 def test_memory_map_with_values_of_another_byte_order(tmp_path, model, labels):
     images = np.memmap(tmp_path / "images", ">f8", mode="w+", shape=(20, 36))
     images[:] = numbered(20).reshape(20, 36)
     images = np.memmap(tmp_path / "images", ">f8", mode="r", shape=(20, 36))
-    batch = next(generate_mixed_adverserial_batch(model, 6, images, labels, DIMS))
-    assert batch[0].dtype == np.float32
-    assert batch[0].shape == (6, *DIMS)
+    batch, _ = next(
+        generate_adversarial_batch(model, 20, images, labels, DIMS, attack=add_ten)
+    )
+    assert batch.dtype == np.float32
+    np.testing.assert_allclose(np.sort(batch[:, 0, 0, 0]), 10 + np.arange(20) / 20)
 
 
 @pytest.mark.parametrize("convert", [np.ndarray.tolist, tf.constant])
@@ -248,13 +248,152 @@ def test_lists_and_tensors(convert, model, images, labels):
     np.testing.assert_array_equal(ours[1], expected[1])
 
 
+class Endless:
+    """Batches without end, as Keras's `flow` and PyTorch's loaders have them."""
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        raise AssertionError("it was read")
+
+    def __getitem__(self, index):
+        raise AssertionError("it was read")
+
+    def __len__(self):
+        return 10**9
+
+
+def unread_generator():
+    raise AssertionError("it was read")
+    yield
+
+
+@pytest.mark.parametrize("argument", ["images", "labels"])
+@pytest.mark.parametrize(
+    "make", [Endless, unread_generator, lambda: itertools.repeat(0.5)]
+)
+def test_what_has_no_shape_is_refused_unread(argument, make, model, images, labels):
+    arguments = {"images": images, "labels": labels, argument: make()}
+    with pytest.raises(TypeError, match=f"{argument} must be an array"):
+        generate_mixed_adverserial_batch(model, 6, dims=DIMS, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("dims", "rank"), [((64,), 1), ((100, 1), 2), ([4, 5, 6, 1], 4)]
+)
+def test_dims_of_any_length(dims, rank):
+    """Flat networks, series and volumes."""
+    model = keras.Sequential([keras.Input(dims), layers.Flatten(), layers.Dense(3)])
+    images = np.random.default_rng(0).random((20, *dims), dtype=np.float32)
+    without_channel = images[..., 0] if dims[-1] == 1 else images
+    for given_images in (images, images.reshape(20, -1), without_channel):
+        batch, _ = next(
+            generate_adversarial_batch(
+                model, 20, given_images, np.zeros(20, int), dims, 0.0, rng=0
+            )
+        )
+        assert batch.shape == (20, *dims)
+        np.testing.assert_array_equal(np.sort(batch.ravel()), np.sort(images.ravel()))
+
+
 @pytest.mark.parametrize("label", [2, np.float32([0, 0, 1])])
 def test_label_of_a_single_image_may_lack_its_axis(label, model, images):
-    batches = generate_adversarial_batch(model, 1, images[:1], label, (6, 6, 1), 0.1)
+    batches = generate_adversarial_batch(model, 1, images[:1], label, DIMS, 0.1)
     adversary, labels = next(batches)
     np.testing.assert_array_equal(labels, np.asarray(label)[np.newaxis])
     expected = generate_image_adversary(model, images[:1], [2], 0.1)
     np.testing.assert_array_equal(adversary, expected)
+
+
+# Troubles.
+
+
+def test_each_generator_warns_once_of_each_trouble(images):
+    model = saturate(build_classifier())
+    labels = model(images).numpy().argmax(axis=1)
+    for attack in (
+        generate_image_adversary,
+        functools.partial(projected_gradient_descent, loss="mse", steps=1, restarts=2),
+    ):
+        for _ in range(2):
+            batches = generate_mixed_adverserial_batch(
+                model, 8, images, labels, DIMS, attack=attack
+            )
+            with pytest.warns(UserWarning, match=r"of 4 .*cross_entropy") as seen:
+                for _ in range(5):
+                    next(batches)
+            assert len(seen) == 1 and seen[0].filename == __file__
+
+
+def test_warning_of_nan_does_not_hide_that_of_zeros(images, labels):
+    """Of half the images the gradient is NaN, of the others it is zero."""
+    model = keras.Sequential(
+        [keras.Input(DIMS), layers.Lambda(tf.math.sqrt), layers.ReLU(max_value=0.1)]
+    )
+    model.add(layers.Flatten())
+    model.add(layers.Dense(3))
+    images[:] = 0.5
+    images[::2, 0] = 0
+    batches = generate_adversarial_batch(model, 20, images, labels, DIMS)
+    with pytest.warns(UserWarning) as seen:
+        for _ in range(3):
+            next(batches)
+    told = [str(warning.message) for warning in seen]
+    assert len(told) == 2 and sum("NaN" in text for text in told) == 1
+    assert all("10 of 20" in text for text in told)
+
+
+def test_warnings_can_be_errors_and_end_nothing_else(images):
+    model = saturate(build_classifier())
+    labels = model(images).numpy().argmax(axis=1)
+    for _ in range(2):
+        batches = generate_adversarial_batch(model, 8, images, labels, DIMS)
+        with (
+            warnings.catch_warnings(action="error"),
+            pytest.raises(UserWarning, match="of 8"),
+        ):
+            next(batches)
+
+
+def test_training_that_has_diverged_is_said_to(model, images, labels):
+    batches = generate_mixed_adverserial_batch(model, 8, images, labels, DIMS)
+    next(batches)
+    model.set_weights([weight * np.nan for weight in model.get_weights()])
+    with pytest.raises(DivergedError, match=f"{model.name}.*training has diverged"):
+        next(batches)
+
+
+@pytest.mark.parametrize(
+    ("attack", "message"),
+    [
+        (lambda m, images, *_: images[:-1], "attack.*shape"),
+        (lambda m, images, *_: images * np.nan, "attack.*NaN"),
+    ],
+)
+def test_wrong_results_of_an_attack(model, images, labels, attack, message):
+    batches = generate_adversarial_batch(model, 8, images, labels, DIMS, attack=attack)
+    with pytest.raises(ValueError, match=message):
+        next(batches)
+
+
+def test_nan_in_sampled_images(model, images, labels):
+    images[1:, 0, 0, 0] = np.nan
+    batches = generate_mixed_adverserial_batch(model, 8, images, labels, DIMS)
+    with pytest.raises(ValueError, match=r"images .*NaN"):
+        next(batches)
+
+
+def test_model_is_asked_for_the_users_own_images_alone(labels):
+    """An embedding of 17 integers takes no others."""
+    model = keras.Sequential(
+        [keras.Input((5,)), layers.Embedding(17, 2), layers.Flatten(), layers.Dense(3)]
+    )
+    words = np.random.default_rng(0).integers(17, size=(20, 5))
+    batch, _ = next(
+        generate_adversarial_batch(model, 20, words, labels, (5,), 1, attack=add_ten)
+    )
+    np.testing.assert_array_equal(np.sort(batch.ravel()), np.sort(words.ravel() + 10))
 
 
 def test_endless_run_does_not_grow_or_retrace(model, images, labels):
@@ -281,38 +420,6 @@ def test_endless_run_does_not_grow_or_retrace(model, images, labels):
     assert len(traced) == 1
 
 
-def test_two_generators_and_a_thread_share_a_model(model, images, one_hot):
-    calls = threading.Event()
-
-    def call_the_model():
-        while not calls.is_set():
-            generate_image_adversary(model, images, one_hot, 0.1)
-            model(images)
-
-    def train(with_company):
-        keras.utils.set_random_seed(1)
-        model.set_weights(weights)
-        model.compile("adam", "categorical_crossentropy")
-        one, other = (
-            generate_mixed_adverserial_batch(model, 8, images, one_hot, DIMS, rng=seed)
-            for seed in (1, 2)
-        )
-        for _ in range(3):
-            assert not np.array_equal(next(one)[0], next(other)[0])
-        with contextlib.ExitStack() as stack:
-            if with_company:
-                caller = threading.Thread(target=call_the_model)
-                stack.callback(caller.join)
-                stack.callback(calls.set)
-                caller.start()
-            model.fit(in_step(one), steps_per_epoch=30, shuffle=False, verbose=0)
-        return model.get_weights()
-
-    weights = model.get_weights()
-    for alone, in_company in zip(train(False), train(True), strict=True):
-        np.testing.assert_array_equal(alone, in_company)
-
-
 def test_model_of_a_generator_can_be_freed(images, one_hot):
     model = build_classifier()
     batches = generate_mixed_adverserial_batch(model, 8, images, one_hot, DIMS)
@@ -321,176 +428,6 @@ def test_model_of_a_generator_can_be_freed(images, one_hot):
     del model, batches
     gc.collect()
     assert reference() is None
-
-
-def colour_classifier():
-    image = keras.Input((8, 8, 3))
-    hidden = keras.layers.Rescaling(1 / 255)(image)
-    hidden = keras.layers.Conv2D(4, 3, activation="relu")(hidden)
-    hidden = keras.layers.GlobalAveragePooling2D()(hidden)
-    return keras.Model(image, keras.layers.Dense(4)(hidden))
-
-
-@pytest.mark.parametrize("wrap", [in_step, lambda batches: batches])
-def test_fit_of_somebody_elses_model(wrap):
-    model = colour_classifier()
-    model.compile(
-        "adam",
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-    )
-    rng = np.random.default_rng(0)
-    images = rng.integers(256, size=(30, 8, 8, 3), dtype=np.uint8)
-    attack = functools.partial(
-        generate_image_adversary,
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        clip=(0, 255),
-    )
-    batches = generate_mixed_adverserial_batch(
-        model, 10, images, rng.integers(4, size=30), (8, 8, 3), eps=8, attack=attack
-    )
-    before = model.get_weights()
-    history = model.fit(
-        wrap(batches), steps_per_epoch=5, epochs=2, shuffle=False, verbose=0
-    )
-    assert np.isfinite(history.history["loss"]).all()
-    assert any(
-        (old != new).any() for old, new in zip(before, model.get_weights(), strict=True)
-    )
-
-
-@pytest.mark.filterwarnings("ignore:`shuffle=True` was passed")
-@pytest.mark.parametrize("wrap", [in_step, lambda batches: batches])
-def test_fit_distributed_over_two_devices(wrap):
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    rng = np.random.default_rng(0)
-    labels = rng.integers(3, size=300)
-    columns = np.repeat(np.eye(3), 2, axis=1)[labels]  # each class lights two of six
-    images = np.broadcast_to(columns[:, np.newaxis, :, np.newaxis], (300, *DIMS)) * 0.5
-    images = images + rng.uniform(0, 0.5, images.shape)
-    with strategy.scope():
-        model = keras.Sequential(
-            [
-                keras.Input(DIMS),
-                keras.layers.Conv2D(8, 3),
-                keras.layers.BatchNormalization(),
-                keras.layers.ReLU(),
-                keras.layers.Flatten(),
-                keras.layers.Dense(3, activation="softmax"),
-            ]
-        )
-        model.compile(
-            keras.optimizers.Adam(0.01),
-            "sparse_categorical_crossentropy",
-            metrics=["accuracy"],
-        )
-    made_at = []
-
-    def attack(*args):
-        made_at.append(int(model.optimizer.iterations.numpy()))
-        return generate_image_adversary(*args)
-
-    def accuracy_under_attack():
-        adversaries = generate_image_adversary(model, images, labels, 0.1)
-        return model.evaluate(adversaries, labels, verbose=0)[1]
-
-    batches = generate_mixed_adverserial_batch(
-        model, 32, images, labels, DIMS, 0.1, attack=attack, rng=0
-    )
-    before = accuracy_under_attack()
-    with strategy.scope():
-        model.fit(wrap(batches), steps_per_epoch=30, epochs=2, verbose=0)
-    assert accuracy_under_attack() > max(0.9, before + 0.3)
-    for weight in model.trainable_weights:
-        first, second = strategy.experimental_local_results(weight.value)
-        np.testing.assert_array_equal(first, second)
-    # Batches are drawn ahead of the weights, by a few steps.
-    assert len(made_at) < 60 + 20
-    assert made_at[59] > 60 - 20
-
-
-@pytest.mark.parametrize("steps_per_execution", [1, 4])
-@pytest.mark.parametrize("optimizer", ["sgd", "weight decay"])
-def test_in_step_draws_each_batch_at_its_step(optimizer, steps_per_execution):
-    """Every step adds one to the only weight, and a batch records it when drawn."""
-    decay = 0.5 if optimizer == "weight decay" else None
-    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
-    model.compile(
-        keras.optimizers.SGD(1.0, weight_decay=decay),
-        lambda targets, outputs: -outputs,
-        steps_per_execution=steps_per_execution,
-    )
-    model.set_weights([np.zeros((1, 1))])
-    recorded = []
-
-    def batches():
-        while True:
-            recorded.append(float(model.get_weights()[0][0, 0]))
-            yield np.ones((1, 1), np.float32), np.ones((1, 1), np.float32)
-
-    dataset = in_step(batches())
-    model.fit(dataset, steps_per_epoch=4, epochs=3, shuffle=False, verbose=0)
-    model.fit(dataset, steps_per_epoch=8, epochs=1, shuffle=False, verbose=0)
-    expected = [0.0]
-    for _ in range(19):
-        expected.append(expected[-1] * (1 - (decay or 0)) + 1)
-    np.testing.assert_allclose(recorded, expected)
-
-
-def test_in_step_yields_every_batch_once_and_keeps_dtypes():
-    batches = [(np.full((n, 2), n, np.uint8), np.arange(n)) for n in (3, 1, 2)]
-    dataset = in_step(iter(batches))
-    assert [spec.dtype for spec in dataset.element_spec] == [tf.uint8, tf.int64]
-    drawn = list(itertools.islice(dataset, 3))
-    for (images, labels), expected in zip(drawn, batches, strict=True):
-        np.testing.assert_array_equal(images, expected[0])
-        np.testing.assert_array_equal(labels, expected[1])
-
-
-def test_in_step_can_be_transformed():
-    batches = [(np.full((n, 2), n, np.uint8), np.arange(n)) for n in (3, 1, 2)]
-    sums = in_step(iter(batches)).map(lambda images, labels: tf.reduce_sum(labels))
-    assert [int(total) for total in sums] == [3, 0, 1]
-
-
-@pytest.mark.filterwarnings("ignore:Your input ran out of data")
-def test_in_step_may_end(model):
-    model.compile("sgd", "mse")
-
-    def dataset():
-        batch = np.ones((4, *DIMS), np.float32), np.ones((4, 3), np.float32)
-        return in_step(iter([batch] * 5))
-
-    fit = {"shuffle": False, "verbose": 0}
-    assert np.isfinite(model.evaluate(dataset(), verbose=0))
-    model.fit(dataset(), **fit)
-    assert model.optimizer.iterations == 5
-    model.fit(dataset(), steps_per_epoch=3, epochs=2, **fit)
-    assert model.optimizer.iterations == 10
-
-
-def test_in_step_wants_a_batch():
-    with pytest.raises(ValueError, match="batches"):
-        in_step(iter([]))
-
-
-def train_once(epochs=2):
-    keras.utils.set_random_seed(3)
-    model = build_classifier()
-    model.compile("adam", "categorical_crossentropy")
-    rng = np.random.default_rng(0)
-    images = rng.random((64, *DIMS), dtype=np.float32)
-    one_hot = np.eye(3, dtype=np.float32)[rng.integers(3, size=64)]
-    batches = generate_mixed_adverserial_batch(model, 16, images, one_hot, DIMS, 0.3)
-    model.fit(
-        in_step(batches), steps_per_epoch=20, epochs=epochs, shuffle=False, verbose=0
-    )
-    return model.get_weights()
-
-
-def test_in_step_gives_the_same_weights_again():
-    for first, second in zip(train_once(), train_once(), strict=True):
-        np.testing.assert_array_equal(first, second)
 
 
 @pytest.mark.parametrize(
@@ -510,8 +447,10 @@ def test_in_step_gives_the_same_weights_again():
         ({"images": np.zeros((0, *DIMS)), "labels": []}, ValueError, "total|images"),
         ({"labels": np.zeros(19)}, ValueError, r"labels .*\(19,\)"),
         ({"labels": np.full(20, 3)}, ValueError, "labels .*0 to 2"),
-        ({"dims": (6, 6)}, ValueError, r"dims .*\(6, 6\)"),
+        ({"dims": (7, 7, 1)}, ValueError, r"dims .*\(7, 7, 1\)"),
+        ({"dims": (9, 4, 1)}, ValueError, r"dims .*\(9, 4, 1\)"),
         ({"dims": 6}, ValueError, "dims .*6"),
+        ({"dims": ()}, ValueError, "dims"),
         ({"dims": (6, -6, -1)}, ValueError, "dims .*-6"),
         ({"eps": -1}, ValueError, "eps .*-1"),
         ({"split": 1.1}, ValueError, "split .*1.1"),
@@ -527,25 +466,15 @@ def test_wrong_arguments_fail_at_the_call(
     arguments = {
         "model": model, "total": 8, "images": images, "labels": labels, "dims": DIMS,
     }  # fmt: skip
-    with pytest.raises(error, match=message):
+    with pytest.raises(error, match=message) as raised:
         generate_mixed_adverserial_batch(**(arguments | changed))
+    assert len(str(raised.value)) <= 300
 
 
-@pytest.mark.parametrize(
-    ("attack", "message"),
-    [
-        (lambda m, images, *_: images[:-1], "attack.*shape"),
-        (lambda m, images, *_: images * np.nan, "attack.*NaN"),
-    ],
-)
-def test_wrong_results_of_an_attack(model, images, labels, attack, message):
-    batches = generate_adversarial_batch(model, 8, images, labels, DIMS, attack=attack)
-    with pytest.raises(ValueError, match=message):
-        next(batches)
-
-
-def test_nan_in_sampled_images(model, images, labels):
-    images[:, 0, 0, 0] = np.nan
-    batches = generate_mixed_adverserial_batch(model, 8, images, labels, DIMS)
-    with pytest.raises(ValueError, match=r"images .*NaN"):
-        next(batches)
+@pytest.mark.parametrize("dims", [(4, 9, 1), (36, 1, 1)])
+def test_dims_that_fit_flat_images_but_not_the_model(dims, images, labels):
+    model = keras.Sequential(
+        [keras.Input(DIMS), layers.GlobalAveragePooling2D(), layers.Dense(3)]
+    )
+    with pytest.raises(ValueError, match="dims"):
+        generate_adversarial_batch(model, 8, images.reshape(20, 36), labels, dims)

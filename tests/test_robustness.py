@@ -256,9 +256,8 @@ def test_clean_row_is_what_evaluate_says(classes, is_logit, images):
     assert rows[-1].accuracy < 0.5
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("kind", ["average", "saved model"])
-def test_sigmoid_that_is_not_the_last_operation(kind, compiled, images, tmp_path):
+@pytest.mark.parametrize("kind", ["average", "compiled average", "saved model"])
+def test_sigmoid_that_is_not_the_last_operation(kind, images, tmp_path):
     one, other = (build_kind("sigmoid", 1, images)[0] for _ in range(2))
     inputs = keras.Input((6, 6, 1))
     outputs = layers.Average()([one(inputs), other(inputs)])
@@ -271,7 +270,7 @@ def test_sigmoid_that_is_not_the_last_operation(kind, compiled, images, tmp_path
     labels = (probabilities > 0.5).astype(int)
     assert 0 < labels.sum() < 20
     labels[0] = 1 - labels[0]
-    if compiled and kind == "average":  # which returns no dictionary
+    if "compiled" in kind:
         model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
     with pytest.warns(UserWarning, match="no logits behind the probabilities"):
         rows = by_attack(quick(model, images, labels, 0.2), 0.2)
@@ -393,7 +392,7 @@ def diverged():
         (
             {"attacker_images": np.zeros((3, 5, 5, 1))},
             ValueError,
-            r"attacker_images .*\(5, 5, 1\)",
+            "attacker_images .*5, 5, 1",
         ),
         (
             {"attacker_images": np.full((3, 6, 6, 1), 255)},
@@ -431,15 +430,14 @@ class Noisy(layers.Layer):
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_eps_0_equals_clean_for_a_model_that_answers_at_random(
-    compiled, model, images, hard_labels
-):
-    noisy = keras.Sequential([*model.layers[:-1], layers.Dense(3), Noisy(0.3)])
-    noisy.layers[-2].set_weights(model.layers[-1].get_weights())
+def test_eps_0_equals_clean_for_a_model_that_answers_at_random(compiled, images):
+    model = build_classifier(activation=None)
+    noisy = keras.Sequential([*model.layers, Noisy(0.3)])
+    labels = (answers(model, images) + (np.arange(20) % 4 == 0)) % 3
     if compiled:
         noisy.compile("adam", sparse_loss(from_logits=True), metrics=["accuracy"])
     with pytest.warns(UserWarning, match="answers at random"):
-        clean, *rows = quick(noisy, images, hard_labels, 0)
+        clean, *rows = quick(noisy, images, labels, 0)
     assert 0.4 < clean.accuracy < 1
     assert len(rows) == 9
     for row in rows:
@@ -615,9 +613,9 @@ def test_substitute_does_not_start_from_the_targets_weights(seed, monkeypatch):
     [
         ({"images": np.zeros((4, 36))}, r"images .*\(4, 36\)"),
         ({"answers": [0, 1, 1]}, r"answers .*4 class ids.*\(3,\)"),
-        ({"answers": [-1, 1, 1, 1]}, "answers .*from 0"),
+        ({"answers": [-1, 1, 1, 1]}, "answers .*-1"),
         ({"answers": [0.5, 1, 1, 1]}, "answers .*class ids"),
-        ({"answers": [0, 1, 2, 1], "classes": 2}, "answers .*classes 2"),
+        ({"answers": [0, 1, 2, 1], "classes": 2}, "answers .*below 2"),
         ({"clip": None}, "range"),
         ({"clip": (0, 0)}, "range"),
     ],

@@ -55,19 +55,19 @@ def exact_share(linear, eps):
 @pytest.mark.parametrize("method", ["predict_proba", "decision_function"])
 def test_scores_of_scikit_learn_on_flat_vectors(linear, method):
     adversaries = square_attack(
-        getattr(linear, method), TESTED, TRUE, 0.05, queries=1500, rng=0
+        getattr(linear, method), TESTED, TRUE, 0.1, queries=150, rng=0
     )
     assert adversaries.shape == TESTED.shape and adversaries.dtype == np.float32
-    best = exact_share(linear, 0.05)
-    assert best <= share_right(linear, adversaries) <= best + 0.08
-    assert best < share_right(linear, TESTED) - 0.15
+    best = exact_share(linear, 0.1)
+    assert best <= share_right(linear, adversaries) <= best + 0.2
+    assert best + 0.2 < share_right(linear, TESTED)
 
 
 def test_keras_model_on_images(linear, network):
     images = TESTED.reshape(-1, 8, 8, 1)
-    adversaries = square_attack(network, images, TRUE, 0.05, queries=1500, rng=0)
-    best = exact_share(linear, 0.05)
-    assert best <= share_right(linear, adversaries) <= best + 0.08
+    adversaries = square_attack(network, images, TRUE, 0.1, queries=1500, rng=0)
+    best = exact_share(linear, 0.1)
+    assert best <= share_right(linear, adversaries) <= best + 0.1
 
 
 def test_more_queries_find_more(linear, network):
@@ -81,9 +81,8 @@ def test_more_queries_find_more(linear, network):
     assert share_right(linear, images) >= shares[0] > shares[1] > shares[2]
 
 
-@pytest.mark.parametrize("column", [False, True])
 @pytest.mark.parametrize("scores", ["decision", "probability", "two probabilities"])
-def test_two_classes(scores, column):
+def test_two_classes(scores):
     """A score of class 1 alone has its threshold at 0, a probability at 0.5."""
     large = DIGITS >= 5
     if scores == "decision":
@@ -94,10 +93,13 @@ def test_two_classes(scores, column):
         chosen = 1 if scores == "probability" else slice(None)
         function = lambda rows: classifier.predict_proba(rows)[:, chosen]  # noqa: E731
     labels = large[1400:1500]
-    given_labels = labels[:, np.newaxis] if column else labels
-    adversaries = square_attack(function, TESTED, given_labels, 0.1, rng=0)
+    ids, column = (
+        square_attack(function, TESTED, given, 0.1, queries=60, rng=0)
+        for given in (labels, labels[:, np.newaxis].astype(int))
+    )
+    np.testing.assert_array_equal(ids, column)
     assert share_right(classifier, TESTED, labels) > 0.7
-    assert share_right(classifier, adversaries, labels) < 0.3
+    assert share_right(classifier, ids, labels) < 0.45
 
 
 def test_trees_have_no_gradient():
@@ -209,8 +211,8 @@ def test_confident_probabilities_do_not_blind_it(linear):
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
         return odds / odds.sum(axis=1, keepdims=True)
 
-    adversaries = square_attack(sure, TESTED, TRUE, 0.05, queries=1500, rng=0)
-    assert share_right(linear, adversaries) <= exact_share(linear, 0.05) + 0.1
+    adversaries = square_attack(sure, TESTED, TRUE, 0.1, queries=150, rng=0)
+    assert share_right(linear, adversaries) <= exact_share(linear, 0.1) + 0.25
 
 
 def test_no_warning_where_all_is_well(network):
@@ -233,7 +235,7 @@ class Interrupts:
 
 @pytest.mark.parametrize("exception", [RuntimeError("my own"), KeyboardInterrupt()])
 def test_what_the_scores_raise_comes_through(exception):
-    with pytest.raises(type(exception), match="my own|^$"):
+    with pytest.raises(type(exception), match=r"my own|^$"):
         square_attack(Interrupts(exception), TESTED, np.full(100, 3), 0.1)
 
 

@@ -14,7 +14,7 @@ from pyimagesearch.core.warning import warn
 from pyimagesearch.fgsm import generate_image_adversary
 
 Data = tuple[np.ndarray, np.ndarray]
-_RISE, _WATCHED = 0.3, 200
+_WATCHED = 200
 
 
 def make_attack(name: str, eps: float, rng: np.random.Generator) -> Attack:
@@ -41,10 +41,11 @@ def robust_attack(
     """Return the recipe's attack, for a generator that is given the eps to withstand.
 
     Each image is first shifted by up to a pixel, up or down and sideways, its edge
-    repeated. Then PGD climbs from a random start. The larger eps is, as a share of the
-    range, the more steps it takes, and the less it reaches beyond eps. Its reach rises
-    evenly during the first 30% of the training: a network that meets strong adversaries
-    at once learns nothing.
+    repeated. Then PGD climbs from a random start. With e for eps as a share of the
+    range, it takes `0.5 + 15 e` steps, two at least, each `2.25 / (steps + 1)` of its
+    reach. That is `1.4 - e` times eps, at most 1.3 times. It rises from 0 during the
+    first part e of the training: a network learns nothing from strong adversaries at
+    once.
 
     Args:
         steps: Batches in all epochs together.
@@ -60,8 +61,8 @@ def robust_attack(
         down, right = rng.integers(3, size=(2, count))
         shifted = np.moveaxis(windows[np.arange(count), down, right], 1, -1)
         share = eps / (high - low)
-        done = int(model.optimizer.iterations.numpy()) / (_RISE * steps)
-        reach = min(1.3, 1.4 - share) * min(1, done) * eps
+        done = int(model.optimizer.iterations.numpy()) / steps
+        reach = min(1.3, 1.4 - share) * eps * min(1, done / max(share, 1e-9))
         count = max(2, round(0.5 + 15 * share))
         how = {"steps": count, "step_size": 2.25 / (count + 1) * reach, "clip": clip}
         return projected_gradient_descent(model, shifted, labels, reach, rng=rng, **how)
@@ -72,8 +73,8 @@ def robust_attack(
 def robust_optimizer(model: keras.Model, steps: int) -> keras.optimizers.Optimizer:
     """Switch dropout off, and return the recipe's optimizer.
 
-    It is Adam with a rate that rises to fifty times the tutorial's and falls again; in
-    the end the weights are replaced by their average over the last steps.
+    It is Adam with a rate that rises to fifty times the tutorial's and falls again. In
+    the end the weights are replaced by their average over about a tenth of the steps.
 
     Args:
         model: A network that is compiled afterwards.
@@ -89,7 +90,8 @@ def robust_optimizer(model: keras.Model, steps: int) -> keras.optimizers.Optimiz
     schedule = keras.optimizers.schedules.CosineDecay(
         1e-4, steps - warmup, alpha=1e-3, warmup_target=5e-3, warmup_steps=warmup
     )
-    return keras.optimizers.Adam(schedule, use_ema=True, ema_momentum=0.999)
+    momentum = max(0.0, 1 - 10 / steps)
+    return keras.optimizers.Adam(schedule, use_ema=True, ema_momentum=momentum)
 
 
 class WatchRobustness(keras.callbacks.Callback):
@@ -129,8 +131,9 @@ class WatchRobustness(keras.callbacks.Callback):
             self.model.set_weights(self.best_weights)
             epoch = self.accuracies.index(best) + 1
             warn(
-                f"the defence has failed: {last:.3f} of {len(self._data[0])} images "
-                f"withstand PGD, and {best:.3f} did in epoch {epoch}; its weights are back"
+                f"the defence has failed: of {len(self._data[0])} images {last:.3f} "
+                f"withstand PGD, and {best:.3f} did in epoch {epoch}, whose weights it "
+                "has again"
             )
 
 

@@ -1,0 +1,410 @@
+import contextlib
+import functools
+import itertools
+import signal
+import threading
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import build_classifier
+from keras import layers
+
+from pyimagesearch.attacks import projected_gradient_descent
+from pyimagesearch.core.gradients import DivergedError
+from pyimagesearch.datagen import generate_mixed_adverserial_batch, in_step
+from pyimagesearch.fgsm import generate_image_adversary
+
+DIMS = (6, 6, 1)
+FIT = {"shuffle": False, "verbose": 0}
+
+
+def batch_of_ones(count=4):
+    return np.ones((count, *DIMS), np.float32), np.ones((count, 3), np.float32)
+
+
+# In step with the weights.
+
+
+@pytest.mark.parametrize("steps_per_execution", [1, 4])
+@pytest.mark.parametrize("optimizer", ["sgd", "weight decay"])
+def test_each_batch_is_drawn_at_its_step(optimizer, steps_per_execution):
+    """Every step adds one to the only weight, and a batch records it when drawn."""
+    decay = 0.5 if optimizer == "weight decay" else None
+    model = keras.Sequential([keras.Input((1,)), layers.Dense(1, use_bias=False)])
+    model.compile(
+        keras.optimizers.SGD(1.0, weight_decay=decay),
+        lambda targets, outputs: -outputs,
+        steps_per_execution=steps_per_execution,
+    )
+    model.set_weights([np.zeros((1, 1))])
+    recorded = []
+
+    def batches():
+        while True:
+            recorded.append(float(model.get_weights()[0][0, 0]))
+            yield np.ones((1, 1), np.float32), np.ones((1, 1), np.float32)
+
+    dataset = in_step(batches())
+    model.fit(dataset, steps_per_epoch=4, epochs=3, **FIT)
+    model.fit(dataset, steps_per_epoch=8, epochs=1, **FIT)
+    expected = [0.0]
+    for _ in range(19):
+        expected.append(expected[-1] * (1 - (decay or 0)) + 1)
+    np.testing.assert_allclose(recorded, expected)
+
+
+def train_once(company=contextlib.nullcontext):
+    keras.utils.set_random_seed(3)
+    model = build_classifier()
+    model.compile("adam", "categorical_crossentropy")
+    rng = np.random.default_rng(0)
+    images = rng.random((64, *DIMS), dtype=np.float32)
+    one_hot = np.eye(3, dtype=np.float32)[rng.integers(3, size=64)]
+    batches = generate_mixed_adverserial_batch(model, 16, images, one_hot, DIMS, 0.3)
+    with (
+        company(model, images, one_hot)
+        if company != contextlib.nullcontext
+        else (contextlib.nullcontext())
+    ):
+        model.fit(in_step(batches), steps_per_epoch=20, epochs=2, **FIT)
+    return model.get_weights()
+
+
+@contextlib.contextmanager
+def calls_from_a_thread(model, images, one_hot):
+    ended = threading.Event()
+
+    def call():
+        while not ended.is_set():
+            generate_image_adversary(model, images, one_hot, 0.1)
+            model(images)
+
+    caller = threading.Thread(target=call)
+    caller.start()
+    yield
+    ended.set()
+    caller.join()
+
+
+def test_same_weights_again_even_if_a_thread_attacks_the_model_meanwhile():
+    expected = train_once()
+    for again in (train_once(), train_once(calls_from_a_thread)):
+        for first, second in zip(expected, again, strict=True):
+            np.testing.assert_array_equal(first, second)
+
+
+def colour_classifier():
+    image = keras.Input((8, 8, 3))
+    hidden = layers.Rescaling(1 / 255)(image)
+    hidden = layers.Conv2D(4, 3, activation="relu")(hidden)
+    hidden = layers.GlobalAveragePooling2D()(hidden)
+    return keras.Model(image, layers.Dense(4)(hidden))
+
+
+@pytest.mark.parametrize("wrap", [in_step, lambda batches: batches])
+def test_fit_of_somebody_elses_model(wrap):
+    model = colour_classifier()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss, metrics=["accuracy"])
+    rng = np.random.default_rng(0)
+    images = rng.integers(256, size=(30, 8, 8, 3), dtype=np.uint8)
+    attack = functools.partial(generate_image_adversary, loss=loss, clip=(0, 255))
+    batches = generate_mixed_adverserial_batch(
+        model, 10, images, rng.integers(4, size=30), (8, 8, 3), eps=8, attack=attack
+    )
+    before = model.get_weights()
+    history = model.fit(wrap(batches), steps_per_epoch=5, epochs=2, **FIT)
+    assert np.isfinite(history.history["loss"]).all()
+    assert any((a != b).any() for a, b in zip(before, model.get_weights(), strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`shuffle=True` was passed")
+@pytest.mark.parametrize("wrap", [in_step, lambda batches: batches])
+def test_fit_distributed_over_two_devices(wrap):
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    rng = np.random.default_rng(0)
+    labels = rng.integers(3, size=300)
+    columns = np.repeat(np.eye(3), 2, axis=1)[labels]  # each class lights two of six
+    images = np.broadcast_to(columns[:, np.newaxis, :, np.newaxis], (300, *DIMS)) * 0.5
+    images = images + rng.uniform(0, 0.5, images.shape)
+    with strategy.scope():
+        model = keras.Sequential(
+            [
+                keras.Input(DIMS),
+                layers.Conv2D(8, 3),
+                layers.BatchNormalization(),
+                layers.ReLU(),
+                layers.Flatten(),
+                layers.Dense(3, activation="softmax"),
+            ]
+        )
+        model.compile(
+            keras.optimizers.Adam(0.01),
+            "sparse_categorical_crossentropy",
+            metrics=["accuracy"],
+        )
+    made_at = []
+
+    def attack(*args):
+        made_at.append(int(model.optimizer.iterations.numpy()))
+        return generate_image_adversary(*args)
+
+    def accuracy_under_attack():
+        adversaries = generate_image_adversary(model, images, labels, 0.1)
+        return model.evaluate(adversaries, labels, verbose=0)[1]
+
+    batches = generate_mixed_adverserial_batch(
+        model, 32, images, labels, DIMS, 0.1, attack=attack, rng=0
+    )
+    before = accuracy_under_attack()
+    with strategy.scope():
+        model.fit(wrap(batches), steps_per_epoch=30, epochs=2, verbose=0)
+    assert accuracy_under_attack() > max(0.9, before + 0.3)
+    for weight in model.trainable_weights:
+        first, second = strategy.experimental_local_results(weight.value)
+        np.testing.assert_array_equal(first, second)
+    # Batches are drawn ahead of the weights, by a few steps.
+    assert len(made_at) < 60 + 20
+    assert made_at[59] > 60 - 20
+
+
+# What it yields, and where it ends.
+
+
+def different_batches():
+    return [(np.full((n, 2), n, np.uint8), np.arange(n)) for n in (3, 1, 2)]
+
+
+@pytest.mark.parametrize("make", [list, iter, tuple])
+def test_every_batch_once_with_its_dtype_in_a_loop_that_ends(make):
+    dataset = in_step(make(different_batches()))
+    assert [spec.dtype for spec in dataset.element_spec] == [tf.uint8, tf.int64]
+    drawn = list(dataset)
+    for (images, labels), expected in zip(drawn, different_batches(), strict=True):
+        np.testing.assert_array_equal(images, expected[0])
+        np.testing.assert_array_equal(labels, expected[1])
+    assert len(list(dataset)) == (0 if make is iter else 3)
+
+
+@pytest.mark.parametrize("make", [list, iter])
+def test_it_can_be_transformed(make):
+    sums = in_step(make(different_batches())).map(lambda *pair: tf.reduce_sum(pair[1]))
+    assert [int(total) for total in sums] == [3, 0, 1]
+
+
+class Recorder(keras.callbacks.Callback):
+    def __init__(self):
+        super().__init__()
+        self.steps = []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.steps.append(0)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.steps[-1] += 1
+
+
+@pytest.mark.parametrize("steps_per_epoch", [None, 5])
+def test_a_list_starts_over_in_each_epoch(model, steps_per_epoch):
+    model.compile("sgd", "mse")
+    recorder = Recorder()
+    with warnings.catch_warnings(action="error"):
+        history = model.fit(
+            in_step([batch_of_ones()] * 5),
+            steps_per_epoch=steps_per_epoch,
+            epochs=3,
+            callbacks=[recorder],
+            **FIT,
+        )
+    assert recorder.steps == [5, 5, 5]
+    assert all(loss > 0 for loss in history.history["loss"])
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+def test_an_iterator_that_ends_gives_no_epoch_without_a_batch(model):
+    model.compile("sgd", "mse")
+    assert model.evaluate(in_step(iter([batch_of_ones()] * 5)), verbose=0) > 0
+    model.fit(in_step(iter([batch_of_ones()] * 5)), **FIT)
+    assert model.optimizer.iterations == 5
+    with pytest.raises(ValueError, match="the batches have ended"):
+        model.fit(in_step(iter([batch_of_ones()] * 5)), epochs=3, **FIT)
+    assert model.optimizer.iterations == 10
+
+
+def test_predict_and_validation(model, images, one_hot):
+    model.compile("sgd", "mse")
+    pieces = [(images[:12], one_hot[:12]), (images[12:], one_hot[12:])]
+    np.testing.assert_allclose(
+        model.predict(in_step(pieces), verbose=0), model(images), atol=1e-5
+    )
+    history = model.fit(
+        images, one_hot, validation_data=in_step(pieces), epochs=2, verbose=0
+    )
+    expected = model.evaluate(images, one_hot, verbose=0)
+    np.testing.assert_allclose(history.history["val_loss"][-1], expected, rtol=1e-4)
+
+
+def two_headed(names):
+    image = keras.Input(DIMS, name="image")
+    hidden = layers.Flatten()(image)
+    heads = [layers.Dense(3, name="one")(hidden), layers.Dense(2, name="two")(hidden)]
+    outputs = dict(zip(["one", "two"], heads, strict=True)) if names else heads
+    model = keras.Model({"image": image} if names else image, outputs)
+    model.compile(keras.optimizers.SGD(0.01), ["mse", "mse"] if not names else {
+        "one": "mse", "two": "mse"
+    })  # fmt: skip
+    return model
+
+
+ONE, TWO = np.ones((4, 3), np.float32), np.zeros((4, 2), np.float32)
+WEIGHTS = np.float32([1, 2, 3, 4])
+
+
+@pytest.mark.parametrize(
+    ("names", "batch"),
+    [
+        (True, ({"image": batch_of_ones()[0]}, {"one": ONE, "two": TWO})),
+        (True, ({"image": batch_of_ones()[0]}, {"one": ONE, "two": TWO}, WEIGHTS)),
+        (False, (batch_of_ones()[0], (ONE, TWO))),
+        (False, (batch_of_ones()[0], [ONE, TWO])),
+        (False, [batch_of_ones()[0], (ONE, TWO)]),
+    ],
+)
+@pytest.mark.parametrize("as_list", [False, True])
+def test_nested_structures_train_as_they_do_from_a_bare_generator(
+    names, batch, as_list
+):
+    weights = []
+    for wrap in (lambda batches: batches, in_step):
+        if wrap is not in_step and (
+            isinstance(batch, list) or names and len(batch) > 2
+        ):
+            # Keras wants tuples there, and a weight for each output.
+            bare = tuple(batch)
+            if len(bare) > 2:
+                bare = (*bare[:2], {"one": bare[2], "two": bare[2]})
+        else:
+            bare = batch
+        keras.utils.set_random_seed(0)
+        model = two_headed(names)
+        batches = (
+            [bare] * 3 if as_list and wrap is in_step else itertools.repeat(bare, 3)
+        )
+        if not as_list or wrap is not in_step:
+            batches = (item for item in batches)
+        model.fit(wrap(batches), steps_per_epoch=3, **FIT)
+        weights.append(model.get_weights())
+    for first, second in zip(*weights, strict=True):
+        np.testing.assert_allclose(first, second, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("batches", "error"),
+    [
+        ([], ValueError),
+        (iter([]), ValueError),
+        (5, TypeError),
+        (iter([np.ones((4, 2))]), TypeError),
+        ([{"images": np.ones((4, 2))}], TypeError),
+    ],
+)
+def test_what_is_no_batch_fails_at_the_call(batches, error):
+    with pytest.raises(error, match="batches must"):
+        in_step(batches)
+
+
+# Interrupts and errors.
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, Interrupted])
+def test_an_interrupted_generator_says_so_in_the_next_fit(model, error):
+    """A generator ends with what it raises, and Keras would train nothing."""
+    model.compile("sgd", "mse")
+
+    def batches():
+        for _ in range(3):
+            yield batch_of_ones()
+        raise error("while a batch was drawn")
+
+    dataset = in_step(batches())
+    with pytest.raises(error):
+        model.fit(dataset, steps_per_epoch=5, **FIT)
+    assert model.optimizer.iterations == 3
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=rf"{error.__name__}.*new generator"):
+            model.fit(dataset, steps_per_epoch=5, **FIT)
+    assert model.optimizer.iterations == 3
+
+
+def test_a_real_interrupt_inside_an_attack(model, images, one_hot):
+    model.compile("sgd", "categorical_crossentropy")
+    drawn = []
+
+    def attack(*arguments):
+        drawn.append(len(drawn))
+        if len(drawn) == 4:
+            signal.raise_signal(signal.SIGINT)
+        return projected_gradient_descent(*arguments, steps=2)
+
+    batches = generate_mixed_adverserial_batch(
+        model, 8, images, one_hot, DIMS, attack=attack
+    )
+    dataset = in_step(batches)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(dataset, steps_per_epoch=9, **FIT)
+    with pytest.raises(RuntimeError, match="KeyboardInterrupt"):
+        model.fit(dataset, steps_per_epoch=9, **FIT)
+
+
+def test_an_interrupt_between_batches_loses_nothing(model):
+    model.compile("sgd", "mse")
+
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 1:
+                raise KeyboardInterrupt
+
+    dataset = in_step(iter([batch_of_ones()] * 6))
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(dataset, steps_per_epoch=3, callbacks=[Stop()], **FIT)
+    model.fit(dataset, steps_per_epoch=4, **FIT)
+    assert model.optimizer.iterations == 6
+
+
+def test_an_interrupted_list_can_be_fitted_again(model):
+    model.compile("sgd", "mse")
+
+    class Batches:
+        interrupts = iter([False, True])
+
+        def __iter__(self):
+            yield batch_of_ones()
+            if next(self.interrupts, False):
+                raise KeyboardInterrupt
+            yield batch_of_ones()
+
+    dataset = in_step(Batches())
+    with contextlib.suppress(KeyboardInterrupt):
+        model.fit(dataset, epochs=3, **FIT)
+    model.optimizer.iterations.assign(0)
+    model.fit(dataset, **FIT)
+    assert model.optimizer.iterations == 2
+
+
+@pytest.mark.parametrize("split", [0.0, 0.5])
+def test_training_that_diverges_inside_fit(images, one_hot, split):
+    model = build_classifier(activation=None)
+    model.compile(keras.optimizers.SGD(1e30), "mse")
+    batches = generate_mixed_adverserial_batch(
+        model, 8, images, one_hot, DIMS, 0.1, split
+    )
+    with pytest.raises(DivergedError, match=rf"{model.name}.*training has diverged"):
+        model.fit(in_step(batches), steps_per_epoch=9, **FIT)
