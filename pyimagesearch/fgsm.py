@@ -82,6 +82,7 @@ def gradient_step(
     finite = tf.reduce_all(tf.math.is_finite(output), range(1, len(output.shape)))
     gradient = tf.where(tf.math.is_nan(gradient), 0.0, gradient)
     if norm == 2:  # first scaled, or tiny squares would vanish
+        gradient = tf.clip_by_value(gradient, tf.float32.min, tf.float32.max)
         largest = tf.reduce_max(tf.abs(gradient), axes, keepdims=True)
         gradient = tf.math.divide_no_nan(gradient, largest)
         direction = tf.math.l2_normalize(gradient, axes, epsilon=1e-12)

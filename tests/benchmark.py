@@ -315,8 +315,8 @@ def time_of_the_second_script(data, epochs=2, fine_tune_epochs=1):
         in_run, in_epochs = results["seconds"].pop("run"), results["seconds"]
     print(f"\nThe second script, {epochs} epochs and {fine_tune_epochs} of fine-tuning")
     lines = in_epochs | {
-        "rest: data, evaluations, attacks, files": in_run - sum(in_epochs.values()),
-        "start: Python, TensorFlow, first data": whole - in_run,
+        "rest: evaluations, attacks, files": in_run - sum(in_epochs.values()),
+        "start: Python, TensorFlow, data": whole - in_run,
         "whole": whole,
     }
     for name, seconds in lines.items():

@@ -7,17 +7,15 @@ import numpy as np
 import pytest
 from conftest import build_classifier
 
-from pyimagesearch import transfer
+from pyimagesearch.attacks import projected_gradient_descent, square_attack
 from pyimagesearch.datagen import (
     generate_adversarial_batch,
     generate_mixed_adverserial_batch,
     in_step,
 )
 from pyimagesearch.fgsm import generate_image_adversary
-from pyimagesearch.pgd import projected_gradient_descent
-from pyimagesearch.robustness import evaluate_robustness
+from pyimagesearch.robustness import evaluate_robustness, transfer
 from pyimagesearch.simplecnn import SimpleCNN
-from pyimagesearch.transfer import train_substitute
 
 DIMS = (6, 6, 1)
 IMAGES = np.random.default_rng(0).random((12, *DIMS), dtype=np.float32)
@@ -36,28 +34,24 @@ def two_outputs():
     return keras.Model(one, [keras.layers.Dense(3)(hidden), hidden])
 
 
-class Fails:
-    def __array__(self, *args, **kwargs):
-        raise RuntimeError("not for you")
-
-    __float__ = __index__ = __iter__ = __array__
+def endless():
+    while True:
+        yield 0.5
 
 
 JUNK = {
     "None": lambda: None,
     "text": lambda: "cw",
-    "object": object,
-    "failing object": Fails,
     "NaN": lambda: float("nan"),
     "infinity": lambda: float("inf"),
     "zero": lambda: 0,
     "minus one": lambda: -1,
-    "too large for a float": lambda: 10**400,
     "complex": lambda: 1j,
     "truth": lambda: True,
     "list": list,
     "ragged list": lambda: [[1, 2], [3]],
     "dictionary": lambda: {"a": 1},
+    "endless generator": endless,
     "empty array": lambda: np.empty((0, *DIMS)),
     "scalar array": lambda: np.array(0.5),
     "array of objects": lambda: np.array([None, {}], object),
@@ -66,15 +60,17 @@ JUNK = {
     "array of infinity": lambda: np.full((12, *DIMS), np.inf),
     "array of dates": lambda: np.zeros(12, "datetime64[s]"),
     "array too short": lambda: IMAGES[:5],
+    "single image": lambda: IMAGES[0],
+    "image of 255": lambda: IMAGES * 255,
     "array of other shape": lambda: np.zeros((12, 5, 5, 1)),
     "stray class": lambda: LABELS + 1,
     "negative class": lambda: LABELS - 1,
     "fraction of a class": lambda: LABELS + 0.5,
     "other model": lambda: build_classifier((5, 5, 1)),
+    "regression": lambda: build_classifier(classes=1, activation=None),
     "two inputs": two_inputs,
     "two outputs": two_outputs,
     "function": lambda: lambda *args: None,
-    "function that fails": lambda: lambda *args: {}["no"],
 }
 
 
@@ -82,15 +78,13 @@ def draw(generate):
     return lambda **arguments: next(generate(**arguments))
 
 
-MODEL = build_classifier()
-ATTACK = {"model": MODEL, "eps": 0.1, "loss": "cross_entropy", "clip": (0, 1)}
-ATTACK["targeted"] = False
-PGD = {"images": IMAGES, "labels": LABELS, "steps": 2, "step_size": 0.1}
-PGD |= {"random_start": True, "restarts": 2, "rng": 0}
-BATCH = {"model": MODEL, "total": 4, "images": IMAGES, "labels": LABELS, "dims": DIMS}
-BATCH |= {"eps": 0.1, "attack": generate_image_adversary, "rng": 0}
-REPORT = {"model": MODEL, "images": IMAGES, "labels": LABELS, "eps": 0.1}
-REPORT |= {"clip": (0, 1), "steps": 1, "attacker_images": None, "rng": 0}
+ATTACK = {"model": build_classifier(), "eps": 0.1, "clip": (0, 1)}
+GRADIENT = ATTACK | {"loss": "cross_entropy", "targeted": False, "norm": np.inf}
+BATCH = {"images": IMAGES, "labels": LABELS, "rng": 0}
+PGD = {"steps": 2, "step_size": 0.1, "random_start": True, "restarts": 2}
+GENERATOR = BATCH | {"model": ATTACK["model"], "total": 4, "dims": DIMS, "eps": 0.1}
+GENERATOR |= {"attack": generate_image_adversary}
+REPORT = ATTACK | BATCH | {"steps": 1, "queries": 2, "attacker_images": None}
 ANSWERS = {"images": IMAGES, "answers": LABELS, "clip": (0, 1), "classes": 3}
 NETWORK = {"width": 8, "height": 8, "depth": 1, "classes": 3}
 
@@ -98,18 +92,22 @@ NETWORK = {"width": 8, "height": 8, "depth": 1, "classes": 3}
 FUNCTIONS = {
     "FGSM": (
         generate_image_adversary,
-        lambda: ATTACK | {"image": IMAGES, "label": LABELS},
+        lambda: GRADIENT | {"image": IMAGES, "label": LABELS},
     ),
-    "PGD": (projected_gradient_descent, lambda: ATTACK | PGD),
-    "adversaries": (draw(generate_adversarial_batch), lambda: BATCH),
-    "mixed": (draw(generate_mixed_adverserial_batch), lambda: BATCH | {"split": 0.5}),
+    "PGD": (projected_gradient_descent, lambda: GRADIENT | BATCH | PGD),
+    "Square": (square_attack, lambda: ATTACK | BATCH | {"queries": 2}),
+    "adversaries": (draw(generate_adversarial_batch), lambda: GENERATOR),
+    "mixed": (
+        draw(generate_mixed_adverserial_batch),
+        lambda: GENERATOR | {"split": 0.5},
+    ),
     "in_step": (in_step, lambda: {"batches": iter([(IMAGES, LABELS)])}),
     "report": (partial(evaluate_robustness, verbose=False), lambda: REPORT),
-    "substitute": (train_substitute, lambda: ANSWERS),
+    "substitute": (transfer.train_substitute, lambda: ANSWERS),
     "network": (SimpleCNN.build, lambda: NETWORK),
 }
 OWN_CODE = ("loss", "attack")  # what the user's own functions raise passes through
-CALLABLE = ("other model", "two inputs", "two outputs", "function that fails")
+CALLABLE = ("other model", "regression", "two inputs", "two outputs")
 
 
 @pytest.mark.slow
@@ -128,5 +126,6 @@ def test_wrong_arguments_are_named(name, monkeypatch):
                 # Of two that do not fit each other either may be named.
                 named = [name for name in valid() if name in str(error)]
                 assert named, f"{junk} as {argument}: {error}"
-                assert argument in named or "shape" in str(error)
-                assert len(str(error)) < 500
+                assert argument in named or "shape" in str(error), f"{junk}: {error}"
+                assert len(str(error)) <= 300
+                assert "\n" not in str(error)

@@ -56,7 +56,7 @@ def test_each_batch_is_drawn_at_its_step(optimizer, steps_per_execution):
     np.testing.assert_allclose(recorded, expected)
 
 
-def train_once(company=contextlib.nullcontext):
+def train_once(meanwhile=contextlib.nullcontext):
     keras.utils.set_random_seed(3)
     model = build_classifier()
     model.compile("adam", "categorical_crossentropy")
@@ -64,17 +64,14 @@ def train_once(company=contextlib.nullcontext):
     images = rng.random((64, *DIMS), dtype=np.float32)
     one_hot = np.eye(3, dtype=np.float32)[rng.integers(3, size=64)]
     batches = generate_mixed_adverserial_batch(model, 16, images, one_hot, DIMS, 0.3)
-    with (
-        company(model, images, one_hot)
-        if company != contextlib.nullcontext
-        else (contextlib.nullcontext())
-    ):
+    with meanwhile((model, images, one_hot)):
         model.fit(in_step(batches), steps_per_epoch=20, epochs=2, **FIT)
     return model.get_weights()
 
 
 @contextlib.contextmanager
-def calls_from_a_thread(model, images, one_hot):
+def calls_from_a_thread(attacked):
+    model, images, one_hot = attacked
     ended = threading.Event()
 
     def call():
@@ -208,20 +205,27 @@ class Recorder(keras.callbacks.Callback):
         self.steps[-1] += 1
 
 
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
 @pytest.mark.parametrize("steps_per_epoch", [None, 5])
 def test_a_list_starts_over_in_each_epoch(model, steps_per_epoch):
     model.compile("sgd", "mse")
     recorder = Recorder()
-    with warnings.catch_warnings(action="error"):
-        history = model.fit(
-            in_step([batch_of_ones()] * 5),
-            steps_per_epoch=steps_per_epoch,
-            epochs=3,
-            callbacks=[recorder],
-            **FIT,
-        )
+    history = model.fit(
+        in_step([batch_of_ones()] * 5),
+        steps_per_epoch=steps_per_epoch,
+        epochs=3,
+        callbacks=[recorder],
+        **FIT,
+    )
     assert recorder.steps == [5, 5, 5]
     assert all(loss > 0 for loss in history.history["loss"])
+
+
+def test_keras_says_nothing_false_about_a_list(model):
+    """Such as that the input ran out of data and training is interrupted."""
+    model.compile("sgd", "mse")
+    with warnings.catch_warnings(action="error"):
+        model.fit(in_step([batch_of_ones()] * 5), epochs=2, **FIT)
 
 
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")
@@ -251,12 +255,14 @@ def test_predict_and_validation(model, images, one_hot):
 def two_headed(names):
     image = keras.Input(DIMS, name="image")
     hidden = layers.Flatten()(image)
-    heads = [layers.Dense(3, name="one")(hidden), layers.Dense(2, name="two")(hidden)]
-    outputs = dict(zip(["one", "two"], heads, strict=True)) if names else heads
-    model = keras.Model({"image": image} if names else image, outputs)
-    model.compile(keras.optimizers.SGD(0.01), ["mse", "mse"] if not names else {
-        "one": "mse", "two": "mse"
-    })  # fmt: skip
+    one = layers.Dense(3, name="one")(hidden)
+    two = layers.Dense(2, name="two")(hidden)
+    model = keras.Model(image, [one, two])
+    losses = ["mse", "mse"]
+    if names:
+        model = keras.Model({"image": image}, {"one": one, "two": two})
+        losses = {"one": "mse", "two": "mse"}
+    model.compile(keras.optimizers.SGD(0.01), losses)
     return model
 
 
@@ -264,42 +270,40 @@ ONE, TWO = np.ones((4, 3), np.float32), np.zeros((4, 2), np.float32)
 WEIGHTS = np.float32([1, 2, 3, 4])
 
 
+@pytest.mark.parametrize("as_list", [False, True])
 @pytest.mark.parametrize(
     ("names", "batch"),
     [
         (True, ({"image": batch_of_ones()[0]}, {"one": ONE, "two": TWO})),
-        (True, ({"image": batch_of_ones()[0]}, {"one": ONE, "two": TWO}, WEIGHTS)),
+        (
+            True,
+            (
+                {"image": batch_of_ones()[0]},
+                {"one": ONE, "two": TWO},
+                {"one": WEIGHTS, "two": WEIGHTS},
+            ),
+        ),
         (False, (batch_of_ones()[0], (ONE, TWO))),
-        (False, (batch_of_ones()[0], [ONE, TWO])),
-        (False, [batch_of_ones()[0], (ONE, TWO)]),
     ],
 )
-@pytest.mark.parametrize("as_list", [False, True])
 def test_nested_structures_train_as_they_do_from_a_bare_generator(
     names, batch, as_list
 ):
     weights = []
-    for wrap in (lambda batches: batches, in_step):
-        if wrap is not in_step and (
-            isinstance(batch, list) or names and len(batch) > 2
-        ):
-            # Keras wants tuples there, and a weight for each output.
-            bare = tuple(batch)
-            if len(bare) > 2:
-                bare = (*bare[:2], {"one": bare[2], "two": bare[2]})
-        else:
-            bare = batch
+    for wrap in (itertools.chain, in_step):
         keras.utils.set_random_seed(0)
         model = two_headed(names)
-        batches = (
-            [bare] * 3 if as_list and wrap is in_step else itertools.repeat(bare, 3)
-        )
-        if not as_list or wrap is not in_step:
-            batches = (item for item in batches)
-        model.fit(wrap(batches), steps_per_epoch=3, **FIT)
+        batches = [batch] * 3 if as_list and wrap is in_step else iter([batch] * 3)
+        model.fit(wrap(batches), steps_per_epoch=3, verbose=0)
         weights.append(model.get_weights())
     for first, second in zip(*weights, strict=True):
         np.testing.assert_allclose(first, second, rtol=1e-6)
+
+
+def test_lists_of_targets_are_refused_at_the_call():
+    """As by Keras, which takes a list for an array; but not inside `fit`."""
+    with pytest.raises((TypeError, ValueError)):
+        in_step(iter([(batch_of_ones()[0], [ONE, TWO])]))
 
 
 @pytest.mark.parametrize(
@@ -320,11 +324,7 @@ def test_what_is_no_batch_fails_at_the_call(batches, error):
 # Interrupts and errors.
 
 
-class Interrupted(Exception):
-    pass
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, Interrupted])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
 def test_an_interrupted_generator_says_so_in_the_next_fit(model, error):
     """A generator ends with what it raises, and Keras would train nothing."""
     model.compile("sgd", "mse")
@@ -377,26 +377,6 @@ def test_an_interrupt_between_batches_loses_nothing(model):
         model.fit(dataset, steps_per_epoch=3, callbacks=[Stop()], **FIT)
     model.fit(dataset, steps_per_epoch=4, **FIT)
     assert model.optimizer.iterations == 6
-
-
-def test_an_interrupted_list_can_be_fitted_again(model):
-    model.compile("sgd", "mse")
-
-    class Batches:
-        interrupts = iter([False, True])
-
-        def __iter__(self):
-            yield batch_of_ones()
-            if next(self.interrupts, False):
-                raise KeyboardInterrupt
-            yield batch_of_ones()
-
-    dataset = in_step(Batches())
-    with contextlib.suppress(KeyboardInterrupt):
-        model.fit(dataset, epochs=3, **FIT)
-    model.optimizer.iterations.assign(0)
-    model.fit(dataset, **FIT)
-    assert model.optimizer.iterations == 2
 
 
 @pytest.mark.parametrize("split", [0.0, 0.5])

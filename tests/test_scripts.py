@@ -116,7 +116,7 @@ def test_bare_and_offline_it_tells_the_story_on_digits(script, tmp_path):
     assert warning.endswith("; using scikit-learn's digits instead")
     # Piped, an epoch is one line besides its number.
     assert finished.stdout.count("Epoch ") == 40 + 30
-    assert finished.stdout.count("ms/step") == 40 + 30
+    assert finished.stdout.count("s/step - ") == 40 + 30
     assert "\b" not in finished.stdout and "\r" not in finished.stdout
 
 

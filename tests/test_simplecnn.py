@@ -30,18 +30,16 @@ def test_layers_in_the_tutorials_order():
     assert not model.compiled
 
 
-def test_width_and_height_are_not_swapped():
-    model = SimpleCNN.build(12, 20, 3, 5)
-    assert model.input_shape == (None, 20, 12, 3)
-    assert model.output_shape == (None, 5)
-
-
-def test_channels_come_last_whatever_keras_is_set_to():
-    keras.config.set_image_data_format("channels_first")
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+def test_height_comes_first_and_channels_last_whatever_keras_is_set_to(data_format):
+    usual = keras.config.image_data_format()
+    keras.config.set_image_data_format(data_format)
     try:
-        assert SimpleCNN.build(28, 28, 1, 10).count_params() == 422_538
+        model = SimpleCNN.build(12, 20, 3, 5)
     finally:
-        keras.config.set_image_data_format("channels_last")
+        keras.config.set_image_data_format(usual)
+    assert model.input_shape == (None, 20, 12, 3)
+    assert model(np.zeros((2, 20, 12, 3))).shape == (2, 5)
 
 
 @pytest.mark.parametrize(

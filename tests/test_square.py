@@ -94,7 +94,7 @@ def test_two_classes(scores):
         function = lambda rows: classifier.predict_proba(rows)[:, chosen]  # noqa: E731
     labels = large[1400:1500]
     ids, column = (
-        square_attack(function, TESTED, given, 0.1, queries=60, rng=0)
+        square_attack(function, TESTED, given, 0.2, queries=60, rng=0)
         for given in (labels, labels[:, np.newaxis].astype(int))
     )
     np.testing.assert_array_equal(ids, column)

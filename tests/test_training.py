@@ -1,31 +1,13 @@
-from argparse import Namespace
-from functools import partial
-
 import keras
 import numpy as np
+import pytest
+from conftest import build_classifier
+from keras import layers
 
-from pyimagesearch.runs import Run
+from pyimagesearch.core.in_step import in_step
 from pyimagesearch.simplecnn import SimpleCNN
-from pyimagesearch.training import (
-    attack_shifted,
-    fit,
-    fit_batches,
-    prepare_robust,
-    shuffled_batches,
-)
-
-OPTIONS = Namespace(batch_size=4, seed=5, verbose=0, output=None)
-
-
-class KilledRun(Run):
-    """A run that was killed when it had done some epochs."""
-
-    def __init__(self, options, done):
-        super().__init__(options, None)
-        self.done = done
-
-    def restore(self, model, phase):
-        return self.done
+from pyimagesearch.training.epochs import RepeatableEpochs, shuffled, steps_of
+from pyimagesearch.training.robust import robust_attack, robust_optimizer
 
 
 class Recorder(keras.Model):
@@ -33,7 +15,7 @@ class Recorder(keras.Model):
 
     def __init__(self):
         super().__init__()
-        self.dropout = keras.Sequential([keras.layers.Dropout(0.5)])
+        self.dropout = keras.Sequential([layers.Dropout(0.5)])
         self.rows, self.kept = [], []
 
     def call(self, images, training=None):
@@ -45,104 +27,92 @@ class Recorder(keras.Model):
         return {"loss": 0.0}
 
 
-def record(fit_phase, done=0, options=OPTIONS):
-    model = Recorder()
-    model.compile(run_eagerly=True)
-    fit_phase(model, KilledRun(options, done))
-    return model.rows, np.array(model.kept)
+NUMBERS = np.arange(10, dtype=np.float32)
 
 
-def fit_arrays(model, run, phase=0):
-    numbers = np.arange(10, dtype=np.float32)
-    fit(model, (numbers, numbers), run, phase, epochs=3)
+def arrays(rng):
+    return shuffled((NUMBERS, NUMBERS), 4, rng), steps_of((NUMBERS, NUMBERS), 4)
 
 
-def test_epochs_shuffle_all_images_in_orders_of_their_own():
-    rows, kept = record(fit_arrays)
-    assert [len(batch) for batch in rows] == [4, 4, 2] * 3
-    epochs = [[*rows[i], *rows[i + 1], *rows[i + 2]] for i in (0, 3, 6)]
-    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
-    assert len(set(map(tuple, [*epochs, range(10)]))) == 4
-    assert len({mask.tobytes() for mask in kept}) == 9
-
-
-def test_shuffled_batches_end_with_what_is_left():
-    numbers = np.arange(10)
-    batches = list(shuffled_batches((numbers, -numbers), 4, rng=0))
-    assert [len(images) for images, _ in batches] == [4, 4, 2]
-    assert all((images == -labels).all() for images, labels in batches)
-    assert sorted(np.concatenate([images for images, _ in batches])) == list(range(10))
-
-
-def test_robust_preparation_stops_all_dropout_and_the_rate_rises_and_falls_once():
-    model = keras.Sequential([keras.Input((8, 8, 1)), SimpleCNN.build(8, 8, 1, 3)])
-    rate = prepare_robust(model, 100)
-    images = np.random.default_rng(0).random((4, 8, 8, 1), dtype=np.float32)
-    state = [variable.numpy() for variable in model.variables]
-    outputs = {model(images, training=True).numpy().tobytes()}
-    for variable, value in zip(model.variables, state, strict=True):
-        variable.assign(value + 1 if value.dtype.kind == "i" else value)
-    outputs.add(model(images, training=True).numpy().tobytes())
-    assert len(outputs) == 1
-    rates = np.array([float(rate(step)) for step in range(101)])
-    assert rates.argmax() == 30 and np.isclose(rates.max(), 5e-3)
-    assert (np.diff(rates[:31]) > 0).all() and (np.diff(rates[30:]) < 0).all()
-    assert rates[0] <= 1e-4 and rates[-1] < 1e-5
-
-
-def test_an_epoch_depends_on_seed_phase_and_its_number_alone():
-    rows, kept = record(fit_arrays)
-    again, kept_again = record(fit_arrays)
-    assert again == rows
-    np.testing.assert_array_equal(kept_again, kept)
-    resumed, kept_resumed = record(fit_arrays, done=1)
-    assert resumed == rows[3:]
-    np.testing.assert_array_equal(kept_resumed, kept[3:])
-    assert record(partial(fit_arrays, phase=1))[0] != rows
-    assert (
-        record(fit_arrays, options=Namespace(**vars(OPTIONS) | {"seed": 6}))[0] != rows
-    )
-
-
-def fit_generator(model, run):
-    def make_batches(rng):
-        rng = np.random.default_rng(rng)
+def generator(rng):
+    def batches():
         while True:
             numbers = rng.integers(1000, size=4).astype(np.float32)
             yield numbers, numbers
 
-    fit_batches(model, make_batches, 2, run, 1, epochs=3)
+    return in_step(batches()), 2
 
 
-def test_batches_of_an_epoch_depend_on_seed_phase_and_its_number_alone():
-    rows, kept = record(fit_generator)
-    assert len(rows) == 6
+def record(make_data, *seed, done=0):
+    model = Recorder()
+    model.compile(run_eagerly=True)
+    epochs = RepeatableEpochs(*seed, initial_epoch=done)
+    data, steps = make_data(epochs.rng)
+    how = {"epochs": 3, "initial_epoch": done, "callbacks": [epochs]}
+    model.fit(data, steps_per_epoch=steps, shuffle=False, verbose=0, **how)
+    return model.rows, np.array(model.kept)
+
+
+def test_epochs_hold_all_images_in_orders_of_their_own():
+    rows, kept = record(arrays, 5)
+    assert [len(batch) for batch in rows] == [4, 4, 2] * 3
+    epochs = [tuple(sum(rows[i : i + 3], [])) for i in (0, 3, 6)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert len({*epochs, tuple(range(10))}) == 4
+    assert len({mask.tobytes() for mask in kept}) == 9
+
+
+@pytest.mark.parametrize("make_data", [arrays, generator])
+def test_an_epoch_depends_on_the_seed_and_its_number_alone(make_data):
+    rows, kept = record(make_data, 5, 1)
+    again, kept_again = record(make_data, 5, 1)
+    assert again == rows
+    np.testing.assert_array_equal(kept_again, kept)
+    for done in (1, 2):
+        resumed, kept_resumed = record(make_data, 5, 1, done=done)
+        start = done * len(rows) // 3
+        assert resumed == rows[start:]
+        np.testing.assert_array_equal(kept_resumed, kept[start:])
+    others = [record(make_data, *seed)[0] for seed in ((5, 2), (6, 1), (5,))]
+    assert all(other != rows for other in others)
+
+
+def test_batches_of_a_generator_are_drawn_from_numpys_generator_of_their_epoch():
+    rows, _ = record(generator, 5, 1)
     for epoch in range(3):
         rng = np.random.default_rng((5, 1, epoch))
         expected = [rng.integers(1000, size=4).tolist() for _ in range(2)]
         assert rows[2 * epoch : 2 * epoch + 2] == expected
-    resumed, kept_resumed = record(fit_generator, done=1)
-    assert resumed == rows[2:]
-    np.testing.assert_array_equal(kept_resumed, kept[2:])
 
 
-def test_attack_on_shifted_images():
-    """Each image moves by itself to one of nine places, and its edge is repeated."""
-    images = np.random.default_rng(0).random((200, 5, 4, 3), dtype=np.float32)
-    labels = np.arange(200)
-    given = []
-    attack = attack_shifted(lambda *args: given.append(args), np.random.default_rng(1))
-    attack("model", images, labels, 0.25)
-    ((model, shifted, passed, eps),) = given
-    assert (model, eps) == ("model", 0.25) and passed is labels
-    assert shifted.dtype == np.float32
+def test_robust_optimizer_stops_all_dropout_and_its_rate_rises_and_falls_once():
+    model = keras.Sequential([keras.Input((8, 8, 1)), SimpleCNN.build(8, 8, 1, 3)])
+    schedule = robust_optimizer(model, 100)._learning_rate
+    assert model.layers[-1].layers[-3].rate == 0
+    rates = np.array([float(schedule(step)) for step in range(101)])
+    top = rates.argmax()
+    assert (np.diff(rates[: top + 1]) > 0).all() and (np.diff(rates[top:]) < 0).all()
+    assert rates[0] <= 1e-3 < rates[top] and rates[-1] < 1e-4
+
+
+def test_robust_attack_makes_valid_images_from_shifted_ones():
+    """At eps 0 nothing but the shifts is left: nine places, the edge repeated."""
+    rng = np.random.default_rng(0)
+    images = rng.uniform(2, 3, (200, 5, 4, 3)).astype(np.float32)
+    model = build_classifier((5, 4, 3))
+    model.compile(robust_optimizer(model, 10), "categorical_crossentropy")
+    model.optimizer.iterations.assign(10)
+    attack = robust_attack(10, clip=(2, 3), rng=1)
+    labels = np.arange(200) % 3
+    shifted = attack(model, images, labels, 0.0)
     places = {}
     for down in (-1, 0, 1):
         for right in (-1, 0, 1):
             rows = np.clip(np.arange(5) - down, 0, 4)
             columns = np.clip(np.arange(4) - right, 0, 3)
             expected = images[:, rows][:, :, columns]
-            same = (shifted == expected).all(axis=(1, 2, 3))
-            places[down, right] = same.sum()
-    assert sum(places.values()) == 200
-    assert min(places.values()) > 8
+            places[down, right] = (shifted == expected).all(axis=(1, 2, 3)).sum()
+    assert sum(places.values()) == 200 and min(places.values()) > 8
+    attacked = attack(model, images, labels, 0.2)
+    assert attacked.min() >= 2 and attacked.max() <= 3
+    assert (attacked != shifted).mean() > 0.9

@@ -75,7 +75,10 @@ def square_attack(
     else:
         network, classes = _network(model, images)
         targets = one_hot("labels", labels, len(images), (classes,))
-        search = partial(_search, network)  # not compiled: TensorFlow may be in it
+        # Not compiled as a whole: the function may be TensorFlow's own.
+        specs = [more[0]] * 3 + [tf.TensorSpec((), tf.int32)] * 2 + more[-1:]
+        compiled = tf.function(_try_squares, specs, autograph=False)
+        search = partial(_search, network, try_squares=compiled)
 
     def search_on(rows, start, queries):
         """Return the best of some queries for some images, and their margins."""
@@ -118,35 +121,41 @@ def _square_sizes(images, queries):
     return heights.astype(np.int32), widths.astype(np.int32)
 
 
-def _search(network: Network, images, targets, best, eps, clip, heights, widths, seed):
-    grid, count = _grid(images), tf.shape(images)[0]
-    low, high = (
-        tf.clip_by_value(images + eps * side, *tf.unstack(clip)) for side in (-1, 1)
-    )
-
-    def is_inside(axis, sizes, seed):
-        """Return where along an axis the squares are, of each image."""
-        places = tf.cast(grid[axis] - sizes + 1, tf.float32)
-        first = tf.random.stateless_uniform((count, 1), seed + axis) * places
-        first, along = tf.cast(first, tf.int32), tf.range(grid[axis])
-        return (along >= first) & (along < first + sizes)
+def _search(network: Network, images, targets, best, *settings, try_squares=None):
+    eps, clip, heights, widths, seed = settings
+    try_squares = try_squares or _try_squares
+    low, high = (tf.clip_by_value(images + e, clip[0], clip[1]) for e in (-eps, eps))
+    column = (-1, *[1] * (len(images.shape) - 1))
 
     def query(i, best, margins):
         own = seed + tf.stack([0, 3 * i])
-        rows, columns = is_inside(0, heights[i], own), is_inside(1, widths[i], own)
-        inside = rows[:, :, None, None] & columns[:, None, :, None]
-        up = tf.random.stateless_uniform((count, 1, 1, grid[2]), own + 2) < 0.5
-        rise, fall = (tf.reshape(inside & way, tf.shape(images)) for way in (up, ~up))
-        tried = tf.where(rise, high, tf.where(fall, low, best))
+        tried = try_squares(low, high, best, heights[i], widths[i], own)
         tried_margins = network.losses(targets, network.output(tried))
         better = tried_margins > margins
-        kept = tf.reshape(better, (-1, *[1] * (len(images.shape) - 1)))
         margins = tf.where(better, tried_margins, margins)
-        return i + 1, tf.where(kept, tried, best), margins
+        return i + 1, tf.where(tf.reshape(better, column), tried, best), margins
 
     margins = network.losses(targets, network.output(best))
     loop = tf.while_loop(lambda i, *_: i < tf.size(heights), query, (0, best, margins))
     return loop[1:]
+
+
+def _try_squares(low, high, best, height, width, seed):
+    """Set a square of each image to its lowest or highest values."""
+    grid, count = _grid(best), tf.shape(best)[0]
+
+    def is_inside(axis, size):
+        places = tf.cast(grid[axis] - size + 1, tf.float32)
+        first = tf.random.stateless_uniform((count, 1), seed + axis) * places
+        first, along = tf.cast(first, tf.int32), tf.range(grid[axis])
+        return (along >= first) & (along < first + size)
+
+    inside = (
+        is_inside(0, height)[:, :, None, None] & is_inside(1, width)[:, None, :, None]
+    )
+    up = tf.random.stateless_uniform((count, 1, 1, grid[2]), seed + 2) < 0.5
+    rise, fall = (tf.reshape(inside & way, tf.shape(best)) for way in (up, ~up))
+    return tf.where(rise, high, tf.where(fall, low, best))
 
 
 def _network(scores, images):

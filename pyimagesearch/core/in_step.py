@@ -49,11 +49,19 @@ def in_step(batches: Iterable) -> tf.data.Dataset:
         raise TypeError(f"batches must yield tuples of arrays, got {got}")
     if iterator is batches:
         batches = itertools.chain([first], iterator)
-    return _InStep(batches, _as_arrays(first))
+    return _InStep(batches, _as_arrays(tuple(first)))
 
 
 def _as_arrays(batch):
-    return keras.tree.map_structure(np.asarray, tuple(batch))
+    """Return a batch, or a part of it, with arrays for what is no tuple or dict."""
+    if isinstance(batch, dict):
+        return {key: _as_arrays(part) for key, part in batch.items()}
+    if isinstance(batch, tuple):
+        return tuple(map(_as_arrays, batch))
+    array = np.asarray(batch)
+    if array.dtype.kind == "O":
+        raise TypeError(f"batches must hold arrays, got {checks.shown(batch)}")
+    return array
 
 
 class _InStep(tf.data.Dataset):
@@ -63,7 +71,8 @@ class _InStep(tf.data.Dataset):
             lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype), first
         )
         self._dataset = tf.data.Dataset.from_generator(
-            lambda: map(_as_arrays, batches), output_signature=signature
+            lambda: (_as_arrays(tuple(batch)) for batch in batches),
+            output_signature=signature,
         )
         super().__init__(self._dataset._variant_tensor)
 
@@ -78,20 +87,28 @@ class _InStep(tf.data.Dataset):
         if self._ended_by is not None:
             how = f"{self._ended_by!r} ended the batches when one was drawn"
             raise RuntimeError(f"{how}: make a new generator")
-        count = 0
-        try:
-            for batch in self._batches:
-                count += 1
-                yield keras.tree.map_structure(tf.convert_to_tensor, _as_arrays(batch))
-        except GeneratorExit:
-            raise
-        except BaseException as error:  # which a generator does not survive
-            self._ended_by = error
-            raise
+        count, iterator = 0, iter(self._batches)
+        while True:
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                break
+            except BaseException as error:  # which a generator does not survive
+                if iterator is self._batches:
+                    self._ended_by = error
+                raise
+            count += 1
+            batch = _as_arrays(tuple(batch))
+            yield keras.tree.map_structure(tf.convert_to_tensor, batch)
         if is_keras and count == 0:
             raise ValueError("the batches have ended; a list of them would start over")
         if is_keras:  # what it takes for the end of data, where a plain one trips it
             raise tf.errors.OutOfRangeError(None, None, "the batches have ended")
+
+    def cardinality(self):
+        """Return how many batches an epoch has, or -2 if that is not known."""
+        known = hasattr(self._batches, "__len__")
+        return tf.constant(len(self._batches) if known else -2, tf.int64)
 
     def _inputs(self):
         return [self._dataset]

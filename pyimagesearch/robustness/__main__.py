@@ -5,7 +5,6 @@ python -m pyimagesearch.robustness MODEL.keras [MODEL.keras ...]
 
 import csv
 import json
-import math
 from argparse import Namespace
 from pathlib import Path
 
@@ -61,15 +60,15 @@ def name_models(paths: list[str]) -> dict[str, str]:
     depth = 1
     while len({part[-depth:] for part in parts}) < len(set(parts)):
         depth += 1
-    return {
-        "/".join(part[-depth:]): path for part, path in zip(parts, paths, strict=True)
-    }
+    names = ("/".join(part[-depth:]) for part in parts)
+    return dict(zip(names, paths, strict=True))
 
 
 def main(options: Namespace) -> None:
     """Evaluate saved models side by side."""
     import keras
     import numpy as np
+    from scipy.stats import binomtest
 
     from pyimagesearch.experiment.ending import save_pictures
     from pyimagesearch.experiment.loading import load_data, load_model
@@ -78,19 +77,18 @@ def main(options: Namespace) -> None:
     print("[INFO] loading data...")
     (own_images, _), (images, labels) = load_data(options)
     low, high = options.range
-    images, own_images = (
-        np.clip(low + np.float32(high - low) * part, low, high)
-        for part in (images[: options.images], own_images[:_ATTACKER_IMAGES])
-    )
-    options.images, labels = len(images), labels[: options.images]
+
+    def scaled(images):
+        return np.clip(low + np.float32(high - low) * images, low, high)
+
+    images, labels = scaled(images[: options.images]), labels[: options.images]
+    options.images = len(images)
     settings = {"queries": options.queries, "rng": options.seed}
     if options.transfer:
-        settings["attacker_images"] = own_images
-    models = {
-        name: load_model(path, (images, labels), to_train=False)
-        for name, path in options.models.items()
-    }
-    reports = {}
+        settings["attacker_images"] = scaled(own_images[:_ATTACKER_IMAGES])
+    models, reports = {}, {}
+    for name, path in options.models.items():
+        models[name] = load_model(path, (images, labels), to_train=False)
     for name, model in models.items():
         print(f"[INFO] attacking {name} on {len(images):,} test images...")
         keras.utils.set_random_seed(options.seed)
@@ -99,10 +97,11 @@ def main(options: Namespace) -> None:
             reports[name] = evaluate_robustness(model, *given, **settings)
         except ValueError as error:
             fail(f"{name}: {one_line(error)}")
-    print(format_table(reports) + _LEGEND)
-    worst = min(row.accuracy for report in reports.values() for row in report)
-    low, high = confidence(worst, len(images))
-    shares = f"a share of {worst:.3f} stands for {low:.3f} to {high:.3f}"
+    print(f"{format_table(reports)}\n{_LEGEND}")
+    last = next(iter(reports.values()))[-1].accuracy
+    counts = binomtest(round(last * len(images)), len(images))
+    low, high = counts.proportion_ci(method="wilson")
+    shares = f"a share of {last:.3f} stands for {low:.3f} to {high:.3f}"
     print(f"With {len(images):,} images {shares} (95%).")
     if options.output:
         write(reports, options)
@@ -111,58 +110,32 @@ def main(options: Namespace) -> None:
         save_pictures(options.output, models, data, max(options.eps), clip, prefix)
 
 
-def confidence(share: float, count: int) -> tuple[float, float]:
-    """Return the range from which a share of so many images likely comes, with 95%.
-
-    Source: Wilson, "Probable inference, the law of succession, and statistical
-    inference", 1927.
-    """
-    z = 1.96
-    middle = share + z * z / 2 / count
-    spread = z * math.sqrt(share * (1 - share) / count + (z / 2 / count) ** 2)
-    low, high = (
-        max(0, end) / (1 + z * z / count) for end in (middle - spread, middle + spread)
-    )
-    return low, min(1.0, high)
-
-
 def format_table(reports: dict[str, list]) -> str:
     """Return the accuracies of all models side by side."""
     (rows, *_) = reports.values()
-    lines, last = [["eps", "attack", *reports], []], 0.0
+    widths = {name: max(8, len(name) + 2) for name in reports}
+    heads = "".join(f"{name:>{width}}" for name, width in widths.items())
+    lines, last = [f"\n{'eps':<9}{'attack':<25}{heads}"], None
     for i, row in enumerate(rows):
         if row.eps != last:
-            lines.append([])
+            lines.append("")
         last = row.eps
-        accuracies = [f"{report[i].accuracy:.4f}" for report in reports.values()]
-        lines.append([f"{row.eps:<.4g}", row.attack, *accuracies])
-    widths = [
-        max(map(len, column)) for column in zip(*filter(None, lines), strict=True)
-    ]
-    text = "\n"
-    for line in lines:
-        for place, (cell, width) in enumerate(zip(line, widths, strict=False)):
-            text += f"{cell:<{width}}  " if place < 2 else f"{cell:>{width}}  "
-        text = text.rstrip(" ") + "\n"
-    return text
+        cells = [f"{reports[name][i].accuracy:{widths[name]}.4f}" for name in reports]
+        lines.append(f"{row.eps:<9.4g}{row.attack:<25}{''.join(cells)}")
+    return "\n".join(lines)
 
 
 def write(reports: dict[str, list], options: Namespace) -> None:
     """Write `robustness.json` and `robustness.csv` into the output folder."""
     names = ("models", "data", "images", "queries", "range", "transfer", "seed")
     results = {name: getattr(options, name) for name in names}
-    results["results"] = {
-        name: [row._asdict() for row in report] for name, report in reports.items()
-    }
+    rows = {name: [row._asdict() for row in reports[name]] for name in reports}
     with replacing(options.output / ROBUSTNESS) as path:
-        path.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")
-    lines = [
-        {"model": name, **row}
-        for name, rows in results["results"].items()
-        for row in rows
-    ]
-    csv_path = options.output / "robustness.csv"
-    with replacing(csv_path) as path, path.open("w", newline="") as file:
+        text = json.dumps(results | {"results": rows}, indent=2, allow_nan=False)
+        path.write_text(f"{text}\n")
+    lines = [{"model": name} | row for name in rows for row in rows[name]]
+    table = options.output / "robustness.csv"
+    with replacing(table) as path, path.open("w", newline="") as file:
         writer = csv.DictWriter(file, lines[0])
         writer.writeheader()
         writer.writerows(lines)

@@ -42,7 +42,7 @@ before = evaluate_robustness(model, images[few], labels[few], eps, clip, rng=0)
 
 # Some training images stay out, to see whether the defence holds beyond the others.
 own, watched = hold_out((images[train], labels[train]), seed=0)
-steps, epochs = len(own[0]) // 64, 20
+steps, epochs = len(own[0]) // 64, 30
 optimizer = robust_optimizer(model, steps * epochs)
 model.compile(optimizer, loss, metrics=["accuracy"])
 attack = robust_attack(steps * epochs, clip, rng=1)
