@@ -9,6 +9,8 @@ from pyimagesearch.core.compiled import Network, compile_for
 from pyimagesearch.core.gradients import attack_in_chunks
 from pyimagesearch.core.losses import Loss
 
+__all__ = ["generate_image_adversary", "gradient_step"]
+
 
 def generate_image_adversary(
     model: keras.Model,

@@ -448,7 +448,10 @@ def test_eps_0_equals_clean_for_a_model_that_answers_at_random(compiled, images)
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_worst_case_of_a_model_that_answers_at_random_is_fair():
-    """Adversaries against the network without its noise, judged with fresh noise."""
+    """Adversaries against the network without its noise, judged with fresh noise.
+
+    The unluckiest of all rows' draws of the noise would be 0.15 lower.
+    """
     images, labels = load_digits(return_X_y=True)
     images = images.reshape(-1, 8, 8, 1) / 16
     model = keras.Sequential([keras.Input((8, 8, 1)), layers.Flatten()])
@@ -466,7 +469,7 @@ def test_worst_case_of_a_model_that_answers_at_random_is_fair():
         for _ in range(10)
     ]
     *_, worst = quick(noisy, images, labels, 0.1, steps=20, rng=0)
-    assert worst.accuracy == pytest.approx(np.mean(stands), abs=0.05)
+    assert worst.accuracy == pytest.approx(np.mean(stands), abs=0.1)
 
 
 # Gradients that mislead.
@@ -510,15 +513,6 @@ def test_pgd_that_is_weaker_than_fgsm_is_doubted(dark_and_bright):
 
     with pytest.warns(UserWarning, match="PGD is weaker than FGSM"):
         quick(on_images(function), images, labels, 0.15)
-
-
-@pytest.mark.slow
-def test_black_box_attack_that_is_stronger_than_pgd_is_doubted(dark_and_bright):
-    images, labels = dark_and_bright
-    own = np.random.default_rng(1).uniform(0, 1, (300, 6, 6, 1)) * 0.4
-    own += np.random.default_rng(2).uniform(0, 0.6, (300, 1, 1, 1))
-    with pytest.warns(UserWarning, match="the black-box attack is stronger than PGD"):
-        quick(on_images(rounded), images, labels, 0.12, attacker_images=own, rng=0)
 
 
 @pytest.mark.filterwarnings("error")
@@ -568,14 +562,22 @@ def test_nan_in_a_gradient_counts_as_zero(images):
 
 @pytest.mark.slow
 def test_transfer_fools_a_network_that_it_never_saw(digits):
+    """The attacked network shows no gradient, as its pixels are rounded."""
     model, (own_images, _), (images, labels) = digits
-    few = slice(100)
-    rows = quick(model, images[few], labels[few], 0.2, attacker_images=own_images)
+    images, labels = images[:100], labels[:100]
+    inputs = keras.Input((28, 28, 1))
+    without_gradient = keras.Model(inputs, model(ops.floor(inputs * 255) / 255))
+    with pytest.warns(UserWarning, match="the black-box attack is stronger than PGD"):
+        rows = quick(
+            without_gradient, images, labels, 0.2, attacker_images=own_images, rng=0
+        )
     rows = by_attack(rows, 0.2)
-    black_box = rows[TRANSFER]
-    assert black_box.accuracy <= rows["random signs"].accuracy - 0.2
-    assert black_box.accuracy >= rows["PGD, margin"].accuracy + 0.1
-    assert rows["worst case"].accuracy <= black_box.accuracy
+    black_box = rows[TRANSFER].accuracy
+    adversaries = projected_gradient_descent(model, images, labels, 0.2, clip=(0, 1))
+    white_box = (answers(model, adversaries) == labels.argmax(axis=1)).mean()
+    assert black_box <= rows["random signs"].accuracy - 0.2
+    assert black_box >= white_box + 0.1
+    assert rows["worst case"].accuracy <= black_box
 
 
 @pytest.mark.slow

@@ -352,10 +352,15 @@ def test_network_that_would_be_replaced_is_refused(run_script, tmp_path):
     assert status == 2 and "--model" in one_line(error)
 
 
-def test_batch_larger_than_the_data_is_one_line(run_script):
-    status, _, error = run_script(FIRST, "--batch-size", 201)
+@pytest.mark.parametrize(
+    ("script", "more"), [(FIRST, ["201"]), (SECOND, ["200", "--recipe", "robust"])]
+)
+def test_batch_larger_than_the_data_is_one_line(script, more, run_script, tmp_path):
+    network().save(tmp_path / "start.keras")
+    start = ["--model", tmp_path / "start.keras"]
+    status, _, error = run_script(script, *start, "--batch-size", *more)
     assert status == 2
-    assert "--batch-size" in one_line(error) and "200" in error and "201" in error
+    assert "--batch-size" in one_line(error) and more[0] in error
 
 
 def test_data_of_any_size_make_a_run(run_script, tmp_path):

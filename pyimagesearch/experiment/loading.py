@@ -12,6 +12,7 @@ from pyimagesearch.experiment import data
 from pyimagesearch.experiment.console import fail
 from pyimagesearch.experiment.options import DIGITS_EPOCHS, EPOCHS
 from pyimagesearch.experiment.run import Run
+from pyimagesearch.training.robust import watched
 
 
 def load_data(options: Namespace) -> tuple[data.Split, data.Split]:
@@ -35,9 +36,12 @@ def load_data(options: Namespace) -> tuple[data.Split, data.Split]:
         epochs, fine_tune_epochs = DIGITS_EPOCHS if name == "digits" else EPOCHS
         options.epochs = options.epochs or epochs
         options.fine_tune_epochs = options.fine_tune_epochs or fine_tune_epochs
-        if options.batch_size > len(train[0]):
-            most = f"the {len(train[0])} training images"
-            fail(f"--batch-size must be at most {most}, got {options.batch_size}")
+        most = len(train[0])
+        if "recipe" in options and options.recipe == "robust":
+            most -= watched(most)
+        if options.batch_size > most:
+            images = f"the {most} images of the training"
+            fail(f"--batch-size must be at most {images}, got {options.batch_size}")
     return train, test
 
 
@@ -72,6 +76,8 @@ def load_model(path: str, split: data.Split, to_train: bool = True) -> keras.Mod
     shape = output.shape[1:]
     if shape != (classes,) and (to_train or (shape, classes) != ((1,), 2)):
         fail(f"{path} must have {classes} classes as the data, got {shape}")
+    if to_train and not model.inputs[0].dtype.startswith(("float", "bfloat")):
+        fail(f"{path} must take floats, to be attacked, got {model.inputs[0].dtype}")
     if to_train and not are_probabilities(output):
         got = shown(output[-1])
         fail(f"{path} must return probabilities, as a softmax does, got {got}")

@@ -49,13 +49,14 @@ def train_substitute(
             f"images must be (n, h, w, c) in a clip (low, high), got {got}"
         )
     ids = checks.array("answers", answers)
+    if ids.shape != (len(images),):
+        got = f"shape {ids.shape}"
+        raise ValueError(f"answers must be {len(images)} class ids, got {got}")
     classes = max(2, int(ids.max()) + 1) if classes is None else classes
     checks.positive_integer("classes", classes)
-    is_id = (ids % 1 == 0) & (ids >= 0) & (ids < classes)
-    if ids.shape != (len(images),) or not is_id.all():
-        wanted = f"{len(images)} class ids below {classes}"
-        got = f"shape {ids.shape}, {ids.min():g} to {ids.max():g}"
-        raise ValueError(f"answers must be {wanted}, got {got}")
+    if not ((ids % 1 == 0) & (ids >= 0) & (ids < classes)).all():
+        got = f"{ids.min():g} to {ids.max():g}"
+        raise ValueError(f"answers must be class ids 0 to {classes - 1}, got {got}")
     network = SimpleCNN.build(*images.shape[2:0:-1], images.shape[3], classes)
     epochs = RepeatableEpochs(*checks.generator(rng).integers(2**31, size=2))
     for weight in network.trainable_weights:

@@ -142,6 +142,11 @@ def hold_out(data: Data, seed: int) -> tuple[Data, Data]:
     """Return the data without 200 images (at most 5%), drawn at random, and these."""
     count = len(data[0])
     order = np.random.default_rng(seed).permutation(count)
-    cut = max(1, min(_WATCHED, count // 20))
+    cut = watched(count)
     rest, few = np.sort(order[cut:]), order[:cut]
     return tuple(part[rest] for part in data), tuple(part[few] for part in data)
+
+
+def watched(count: int) -> int:
+    """Return how many of so many images stay out."""
+    return max(1, min(_WATCHED, count // 20))
