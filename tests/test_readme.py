@@ -41,7 +41,7 @@ def test_report_example_shows_a_weak_network(capsys):
 @pytest.mark.slow
 def test_recipe_example_makes_a_classifier_robust(capsys):
     printed = run_example("robust_recipe.py", capsys)
-    rows = re.findall(r"^(\D+?) +(\d\.\d+) +(\d\.\d+)$", printed, flags=re.M)
+    rows = re.findall(r"^([^\d\n]+?) +(\d\.\d+) +(\d\.\d+)$", printed, flags=re.M)
     assert [row[0] for row in rows[:: len(rows) - 1]] == ["clean", "worst case"]
     _, before, after = rows[-1]
     assert float(after) > float(before) + 0.3
