@@ -78,9 +78,9 @@ def draw(generate):
 
 
 ATTACK = {"model": build_classifier(), "eps": 0.1, "clip": (0, 1)}
-GRADIENT = ATTACK | {"loss": "cross_entropy", "targeted": False, "norm": np.inf}
+GRADIENT = ATTACK | {"loss": "cross_entropy"}
 BATCH = {"images": IMAGES, "labels": LABELS, "rng": 0}
-PGD = {"steps": 2, "step_size": 0.1, "random_start": True, "restarts": 2}
+PGD = {"steps": 2, "step_size": 0.1, "restarts": 2}
 GENERATOR = BATCH | {"model": ATTACK["model"], "total": 4, "dims": DIMS, "eps": 0.1}
 GENERATOR |= {"attack": generate_image_adversary}
 REPORT = ATTACK | BATCH | {"steps": 1, "queries": 2, "attacker_images": None}
@@ -108,7 +108,6 @@ FUNCTIONS = {
 OWN_CODE = ("loss", "attack")  # what the user's own functions raise passes through
 THEIRS = (
     "dictionary",
-    "array of text",
     "other model",
     "regression",
     "two inputs",

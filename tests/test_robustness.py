@@ -617,7 +617,7 @@ def test_substitute_does_not_start_from_the_targets_weights(seed, monkeypatch):
         ({"answers": [0, 1, 1]}, r"answers .*4 class ids.*\(3,\)"),
         ({"answers": [-1, 1, 1, 1]}, "answers .*-1"),
         ({"answers": [0.5, 1, 1, 1]}, "answers .*class ids"),
-        ({"answers": [0, 1, 2, 1], "classes": 2}, "answers .*below 2"),
+        ({"answers": [0, 1, 2, 1], "classes": 2}, "answers .*0 to 1, got 0 to 2"),
         ({"clip": None}, "range"),
         ({"clip": (0, 0)}, "range"),
     ],

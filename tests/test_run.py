@@ -315,7 +315,7 @@ def no_batch():
         (partial(network, activation=None), "probabilities"),
         (build_classifier, r"images of shape \(8, 8, 1\).*6, 6, 1\)"),
         (nan_network, "probabilities.* nan"),
-        (network_for_bytes, "no gradient"),
+        (network_for_bytes, "floats.* uint8"),
         (fixed_batch, "images of shape"),
         (no_batch, "a row an image"),
         (partial(keras.layers.Dense, 3), "Keras model, got Dense"),

