@@ -296,3 +296,9 @@ def test_folder_that_cannot_be_locked_is_named(tmp_path):
         folder.hold(tmp_path)
     assert str(tmp_path) in str(raised.value)
     folder.release()
+
+
+def test_an_evaluation_that_gives_nan_is_refused():
+    model = Namespace(evaluate=lambda *_, **__: (float("nan"), 0.1))
+    with pytest.raises(FloatingPointError, match="loss on test images is nan"):
+        console.report("test images", model, (), None)

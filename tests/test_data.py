@@ -1,5 +1,6 @@
 """Data by name, from a file and from Keras's cache."""
 
+import io
 import pickle
 import socket
 import threading
@@ -240,6 +241,18 @@ def test_download_gets_a_time_limit_of_its_own(home, monkeypatch):
     (images, _), _ = data.load("cifar10")
     np.testing.assert_allclose(images[..., 0] * 255, VALID["x_train"], rtol=1e-6)
     assert socket.getdefaulttimeout() is None
+
+
+def test_download_begins_once_the_host_answers(home, monkeypatch):
+    import keras
+
+    halves = (VALID["x_train"], VALID["y_train"]), (VALID["x_test"], VALID["y_test"])
+    monkeypatch.setattr(keras.datasets.mnist, "load_data", lambda: halves)
+    answer = io.BytesIO(b"the host's")
+    monkeypatch.setattr(data.urllib.request, "urlopen", lambda url: answer)
+    (images, _), _ = data.load("mnist")
+    np.testing.assert_allclose(images[..., 0] * 255, VALID["x_train"], rtol=1e-6)
+    assert answer.closed
 
 
 def test_failed_download_is_a_connection_error(home, monkeypatch):

@@ -344,7 +344,10 @@ def test_an_interrupted_generator_says_so_in_the_next_fit(model, error):
     assert model.optimizer.iterations == 3
 
 
-def test_a_real_interrupt_inside_an_attack(model, images, one_hot):
+def test_a_real_interrupt_inside_an_attack(model, images, one_hot, request):
+    # Where tests run in the background, Ctrl-C would be ignored.
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, usual))
     model.compile("sgd", "categorical_crossentropy")
     drawn = []
 
@@ -388,3 +391,31 @@ def test_training_that_diverges_inside_fit(images, one_hot, split):
     )
     with pytest.raises(DivergedError, match=rf"{model.name}.*training has diverged"):
         model.fit(in_step(batches), steps_per_epoch=9, **FIT)
+
+
+class StumblesOnce:
+    """Batches that can be gone through again, the first time up to an interrupt."""
+
+    def __init__(self):
+        self.begun = 0
+
+    def __iter__(self):
+        self.begun += 1
+        yield batch_of_ones()
+        if self.begun == 2:  # after the look at the shapes
+            raise KeyboardInterrupt
+        yield batch_of_ones()
+
+
+def test_batches_that_can_start_over_survive_an_interrupt(model):
+    model.compile("sgd", "mse")
+    dataset = in_step(StumblesOnce())
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(dataset, steps_per_epoch=2, **FIT)
+    model.fit(dataset, steps_per_epoch=2, **FIT)
+    assert model.optimizer.iterations == 3
+
+
+def test_what_is_no_array_is_refused_at_the_call():
+    with pytest.raises(TypeError, match=r"batches must hold arrays, got None"):
+        in_step(iter([(np.ones((4, *DIMS)), None)]))

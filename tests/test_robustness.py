@@ -694,3 +694,14 @@ def test_worst_case_is_no_weaker_than_arts_auto_pgd():
     *_, worst = evaluate_robustness(model, images, labels, 0.1, rng=0, verbose=False)
     assert 0.1 < stands.mean() < 0.95  # otherwise it says little
     assert worst.accuracy <= stands.mean()
+
+
+def test_a_model_that_was_compiled_for_other_labels_is_evaluated(model, images):
+    """Its own loss takes class ids and is hidden in a function."""
+
+    def loss(targets, outputs):
+        return keras.losses.sparse_categorical_crossentropy(targets, outputs)
+
+    model.compile("adam", loss, metrics=["accuracy"])
+    labels = answers(model, images)
+    assert quick(model, images, labels, 0.0)[0].accuracy == 1

@@ -1,3 +1,5 @@
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -7,7 +9,12 @@ from keras import layers
 from pyimagesearch.core.in_step import in_step
 from pyimagesearch.simplecnn import SimpleCNN
 from pyimagesearch.training.epochs import RepeatableEpochs, shuffled, steps_of
-from pyimagesearch.training.robust import robust_attack, robust_optimizer
+from pyimagesearch.training.robust import (
+    WatchRobustness,
+    hold_out,
+    robust_attack,
+    robust_optimizer,
+)
 
 
 class Recorder(keras.Model):
@@ -116,3 +123,63 @@ def test_robust_attack_makes_valid_images_from_shifted_ones():
     attacked = attack(model, images, labels, 0.2)
     assert attacked.min() >= 2 and attacked.max() <= 3
     assert (attacked != shifted).mean() > 0.9
+
+
+class Ruin(keras.callbacks.Callback):
+    """Makes the network answer one class from some epoch on."""
+
+    def __init__(self, epoch):
+        super().__init__()
+        self.ruined_from = epoch
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch >= self.ruined_from:
+            *_, kernel, bias = self.model.get_weights()
+            self.model.layers[-1].set_weights([0 * kernel, np.eye(len(bias))[1] * 9])
+
+
+def stripes(count):
+    """Images of which each class lights two of six columns, and one-hot labels."""
+    labels = np.arange(count) % 3
+    columns = np.repeat(np.eye(3), 2, axis=1)[labels]
+    images = np.broadcast_to(columns[:, None, :, None], (count, 6, 6, 1))
+    return images.astype(np.float32), np.eye(3, dtype=np.float32)[labels]
+
+
+@pytest.mark.parametrize("ruined_from", [2, 9])
+def test_a_defence_that_fails_ends_with_the_best_epochs_weights(ruined_from):
+    model = build_classifier()
+    model.compile(keras.optimizers.Adam(0.01), "categorical_crossentropy")
+    images, labels = stripes(60)
+    held_out = images[::3], labels[::3]  # of the first class
+    watch = WatchRobustness(held_out, 0.1)
+    callbacks = [Ruin(ruined_from), watch]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        history = model.fit(
+            images, labels, epochs=4, batch_size=4, callbacks=callbacks, verbose=0
+        )
+    logged = history.history["robust_accuracy"]
+    assert logged == watch.accuracies and len(logged) == 4
+    assert max(logged) > 0.9
+    answers = model.predict(images, verbose=0).argmax(axis=1)
+    assert (
+        answers == labels.argmax(axis=1)
+    ).mean() > 0.9  # best weights, or never ruined
+    told = [
+        str(w.message) for w in caught if "the defence has failed" in str(w.message)
+    ]
+    assert len(told) == (ruined_from == 2)
+    if told:
+        assert logged[-1] == 0
+        assert f"in epoch {logged.index(max(logged)) + 1}," in told[0]
+
+
+@pytest.mark.parametrize(("count", "out"), [(10_000, 200), (300, 15), (10, 1)])
+def test_held_out_images_are_not_trained_on(count, out):
+    numbers = np.arange(count)
+    (rest, labels), (few, own) = hold_out((numbers, -numbers), seed=0)
+    assert len(few) == out
+    np.testing.assert_array_equal(np.sort(np.concatenate([rest, few])), numbers)
+    assert (labels == -rest).all() and (own == -few).all()
+    assert count == 10 or (np.diff(np.sort(few)) > 1).any()  # from all over the data

@@ -57,7 +57,10 @@ def get_loss(loss: Loss) -> Loss:
     """Return a loss by its name, or the loss itself, or raise."""
     if isinstance(loss, str) and loss in _ON_LOGITS:
         return OnLogits(loss)
-    found = keras.losses.get(loss)  # which raises a ValueError for a wrong name
+    try:
+        found = keras.losses.get(loss)
+    except ValueError:
+        found = None
     if not callable(found) or found.__hash__ is None:
         got = checks.shown(loss)
         raise ValueError(f"loss must be a Keras loss or its name, got {got}")
