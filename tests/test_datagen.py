@@ -3,14 +3,13 @@ import gc
 import inspect
 import itertools
 import tracemalloc
-import warnings
 import weakref
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import build_classifier, saturate
+from conftest import build_classifier, no_warning, saturate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers
@@ -353,7 +352,7 @@ def test_warnings_can_be_errors_and_end_nothing_else(images):
     for _ in range(2):
         batches = generate_adversarial_batch(model, 8, images, labels, DIMS)
         with (
-            warnings.catch_warnings(action="error"),
+            no_warning(),
             pytest.raises(UserWarning, match="of 8"),
         ):
             next(batches)

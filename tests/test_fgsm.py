@@ -1,14 +1,19 @@
 import functools
 import gc
 import inspect
-import warnings
 import weakref
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import art_classifier, build_classifier, saturate, under_policy
+from conftest import (
+    art_classifier,
+    build_classifier,
+    no_warning,
+    saturate,
+    under_policy,
+)
 from keras import layers, ops
 
 from pyimagesearch.attacks import projected_gradient_descent, square_attack
@@ -301,7 +306,7 @@ def test_zero_gradients_are_counted_and_the_loss_that_works_is_named(case, image
     (warning,) = [w for w in seen if "of 20" in str(w.message)]
     assert warning.filename == __file__
     assert len(str(warning.message)) <= 300 and "\n" not in str(warning.message)
-    with warnings.catch_warnings(action="error"):
+    with no_warning():
         moved = generate_image_adversary(
             model, images, labels, 0.1, loss="cross_entropy"
         )
@@ -346,7 +351,7 @@ def test_zero_gradients_are_warned_of_from_one_percent_on():
     attack = functools.partial(generate_image_adversary, model, eps=0.1)
     with pytest.warns(UserWarning, match="2 of 200"):
         attack(images, np.zeros(200, int))
-    with warnings.catch_warnings(action="error"):
+    with no_warning():
         attack(images[1:], np.zeros(199, int))
         attack(images, np.zeros(200, int), eps=0)
 

@@ -2,13 +2,12 @@ import contextlib
 import functools
 import signal
 import threading
-import warnings
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import build_classifier
+from conftest import build_classifier, no_warning
 from keras import layers
 
 from pyimagesearch.attacks import projected_gradient_descent
@@ -223,7 +222,7 @@ def test_a_list_starts_over_in_each_epoch(model, steps_per_epoch):
 def test_keras_says_nothing_false_about_a_list(model):
     """Such as that the input ran out of data and training is interrupted."""
     model.compile("sgd", "mse")
-    with warnings.catch_warnings(action="error"):
+    with no_warning():
         model.fit(in_step([batch_of_ones()] * 5), epochs=2, **FIT)
 
 

@@ -1,11 +1,10 @@
 import functools
-import warnings
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import art_classifier, build_classifier, saturate
+from conftest import art_classifier, build_classifier, no_warning, saturate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers
@@ -251,7 +250,7 @@ def test_a_gradient_that_comes_back_after_the_start_is_not_warned_of():
     images, labels = np.zeros((20, 4, 4, 1)), np.zeros(20, int)
     with pytest.warns(UserWarning, match="20 of 20"):
         generate_image_adversary(model, images, labels, 0.1)
-    with warnings.catch_warnings(action="error"):
+    with no_warning():
         projected_gradient_descent(model, images, labels, 0.1, rng=1)
 
 

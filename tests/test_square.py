@@ -1,10 +1,8 @@
-import warnings
-
 import keras
 import numpy as np
 import pytest
 import sklearn.datasets
-from conftest import build_classifier
+from conftest import build_classifier, no_warning
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers, ops
@@ -216,7 +214,7 @@ def test_confident_probabilities_do_not_blind_it(linear):
 
 
 def test_no_warning_where_all_is_well(network):
-    with warnings.catch_warnings(action="error"):
+    with no_warning():
         square_attack(network, TESTED.reshape(-1, 8, 8, 1), TRUE, 0.1, queries=2)
 
 
