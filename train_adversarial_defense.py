@@ -49,9 +49,8 @@ def main(options):
     print("[INFO] generating adversarial examples with FGSM...\n")
     total = len(test_images)
     batches = generate_adversarial_batch(model, total, *test, dims, eps=eps, rng=seed)
-    adversaries = next(batches)  # every test image once
+    tuning = adversaries = next(batches)  # every test image once
     report("adversarial testing images", model, adversaries, run)
-    tuning = adversaries
     if options.honest:  # the test images stay unseen
         total = min(total, len(train[0]))
         batches = generate_adversarial_batch(model, total, *train, dims, eps, rng=seed)
@@ -63,17 +62,13 @@ def main(options):
 
     print("[INFO] fine-tuning network on adversarial examples...")
     rng, resumed = run.resume("fine-tuning", model)
-    model.fit(
-        shuffled(tuning, batch_size, rng),
-        steps_per_epoch=steps_of(tuning, batch_size),
-        epochs=options.fine_tune_epochs,
-        **resumed,
-    )
+    steps, epochs = steps_of(tuning, batch_size), options.fine_tune_epochs
+    data = shuffled(tuning, batch_size, rng)
+    model.fit(data, steps_per_epoch=steps, epochs=epochs, **resumed)
 
     print()
     report("normal testing images *after* fine-tuning", model, test, run)
-    what = "adversarial images *after* fine-tuning"
-    report(what, model, adversaries, run)
+    report("adversarial images *after* fine-tuning", model, adversaries, run)
 
     # Beyond the tutorial: what the defence is worth, and the run's folder.
     check_defence(model, test, run)

@@ -13,7 +13,11 @@ def main(options):
     import keras
     from keras.optimizers import Adam
 
-    from pyimagesearch import datagen
+    from pyimagesearch.datagen import (
+        generate_adversarial_batch,
+        generate_mixed_adverserial_batch,
+        in_step,
+    )
     from pyimagesearch.experiment import loading
     from pyimagesearch.experiment.ending import check_defence, finish
     from pyimagesearch.simplecnn import SimpleCNN
@@ -48,9 +52,8 @@ def main(options):
     report("normal testing images", model, test, run)
 
     print("[INFO] generating adversarial examples with FGSM...\n")
-    batches = datagen.generate_adversarial_batch(
-        model, len(test_images), *test, dims, eps=eps, rng=seed
-    )
+    total = len(test_images)
+    batches = generate_adversarial_batch(model, total, *test, dims, eps=eps, rng=seed)
     adversaries = next(batches)  # every test image once
     report("adversarial testing images", model, adversaries, run)
 
@@ -69,29 +72,15 @@ def main(options):
     attack = robust.make_attack(options.attack, eps, rng)
     if options.recipe == "robust":
         attack = robust.robust_attack(epochs * steps, rng=rng)
-    batches = datagen.generate_mixed_adverserial_batch(
-        model,
-        batch_size,
-        *train,
-        dims,
-        eps,
-        options.split,
-        attack=attack,
-        rng=rng,
-    )
+    given = model, batch_size, *train, dims, eps, options.split
+    batches = generate_mixed_adverserial_batch(*given, attack=attack, rng=rng)
 
     print("[INFO] fine-tuning network on dynamic mixed data...")
-    model.fit(
-        datagen.in_step(batches),
-        steps_per_epoch=steps,
-        epochs=epochs,
-        **resumed,
-    )
+    model.fit(in_step(batches), steps_per_epoch=steps, epochs=epochs, **resumed)
 
     print()
     report("normal testing images *after* fine-tuning", model, test, run)
-    what = "adversarial images *after* fine-tuning"
-    report(what, model, adversaries, run)
+    report("adversarial images *after* fine-tuning", model, adversaries, run)
 
     # Beyond the tutorial: what the defence is worth, and the run's folder.
     check_defence(model, test, run)
