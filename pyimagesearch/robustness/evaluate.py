@@ -98,8 +98,6 @@ def evaluate_robustness(
         raise ValueError("clip must be (low, high), got None")
     images, _, clip = checks.attack_arguments("images", images, 0, clip)
     width = float(clip[1] - clip[0])
-    if not 0 < width < np.inf:
-        raise ValueError(f"clip must be (low, high), low below high, got {clip}")
     all_eps = checks.array("eps", eps).ravel().tolist()
     all_eps = dict.fromkeys(checks.number_in("eps", e, 0, width) for e in all_eps)
     limits = [checks.positive_integer("steps", steps)]
