@@ -6,12 +6,14 @@ import pytest
 from conftest import build_classifier
 from keras import layers
 
+from pyimagesearch.attacks import projected_gradient_descent
 from pyimagesearch.core.in_step import in_step
 from pyimagesearch.simplecnn import SimpleCNN
 from pyimagesearch.training.epochs import RepeatableEpochs, shuffled, steps_of
 from pyimagesearch.training.robust import (
     WatchRobustness,
     hold_out,
+    make_attack,
     robust_attack,
     robust_optimizer,
 )
@@ -123,6 +125,23 @@ def test_robust_attack_makes_valid_images_from_shifted_ones():
     attacked = attack(model, images, labels, 0.2)
     assert attacked.min() >= 2 and attacked.max() <= 3
     assert (attacked != shifted).mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "size"), [("rfgsm", 1, 1.25), ("pgd", 2, 0.75)]
+)
+def test_attacks_by_name_start_at_random_and_make_valid_images(name, steps, size):
+    model, (images, labels) = build_classifier(), stripes(12)
+    images = 0.1 + 0.8 * images
+    attack = make_attack(name, 0.2, 100, np.random.default_rng(3))
+    first, second = (attack(model, images, labels, 0.2) for _ in range(2))
+    assert (first != second).any()
+    assert first.min() >= 0 and first.max() <= 1
+    assert 0.19 < np.abs(first - images).max() <= 0.2 + 1e-6
+    how = {"steps": steps, "step_size": size * 0.2, "clip": (0, 1)}
+    own = np.random.default_rng(3)
+    expected = projected_gradient_descent(model, images, labels, 0.2, rng=own, **how)
+    np.testing.assert_array_equal(first, expected)
 
 
 class Ruin(keras.callbacks.Callback):
