@@ -69,9 +69,7 @@ def main(options):
 
     print("[INFO] creating mixed data generator...")
     rng, resumed = run.resume("fine-tuning", model, watch)
-    attack = robust.make_attack(options.attack, eps, rng)
-    if options.recipe == "robust":
-        attack = robust.robust_attack(epochs * steps, rng=rng)
+    attack = robust.make_attack(options.attack, eps, epochs * steps, rng)
     given = model, batch_size, *train, dims, eps, options.split
     batches = generate_mixed_adverserial_batch(*given, attack=attack, rng=rng)
 

@@ -13,7 +13,7 @@ from pyimagesearch.experiment.data import NAMES
 # Epochs of training and of fine-tuning: the tutorials', and those that 1,437 digits
 # need to tell the same story.
 EPOCHS, DIGITS_EPOCHS = (20, 10), (40, 30)
-_RECIPES = {"tutorial": ("fgsm", 0.5), "robust": ("pgd", 0.0)}  # attack and split
+_RECIPES = {"tutorial": ("fgsm", 0.5), "robust": ("robust", 0.0)}  # attack and split
 
 
 def parse_options(description: str, mixed: bool = False) -> argparse.Namespace:

@@ -85,14 +85,16 @@ def find_doubts(
     Source: Athalye et al., "Obfuscated gradients give a false sense of security", 2018.
     """
     pgd = min(share for name, share in shares.items() if name.startswith("PGD"))
-    found = {
-        "PGD is weaker than FGSM": pgd > shares["FGSM"] + 0.01,
-        "the black-box attack is stronger than PGD": pgd
-        > shares.get(TRANSFER, 1) + 0.01,
-        f"the Square attack, without a gradient, leaves {square:.1%} less": square
-        > 0.01,
-        f"more steps and restarts leave {longer:.1%} less": longer > 0.01,
-        f"{at_largest:.1%} withstand even half of the range": at_largest > 0.05,
-    }
-    doubts = [doubt for doubt, holds in found.items() if holds]
+    transfer = shares.get(TRANSFER, 1)
+    found = [
+        (pgd > shares["FGSM"] + 0.01, "PGD is weaker than FGSM"),
+        (pgd > transfer + 0.01, "the black-box attack is stronger than PGD"),
+        (
+            square > 0.01,
+            f"the Square attack, without a gradient, leaves {square:.1%} less",
+        ),
+        (longer > 0.01, f"more steps and restarts leave {longer:.1%} less"),
+        (at_largest > 0.05, f"{at_largest:.1%} withstand even half of the range"),
+    ]
+    doubts = [doubt for holds, doubt in found if holds]
     return [f"{doubt}; the true robustness may be far lower" for doubt in doubts]

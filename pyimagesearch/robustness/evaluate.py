@@ -1,7 +1,6 @@
 """How much of a classifier survives attack: a table of accuracies."""
 
 import time
-import warnings
 from functools import partial
 from typing import NamedTuple
 
@@ -11,6 +10,7 @@ import numpy as np
 from pyimagesearch.core import checks
 from pyimagesearch.core.compiled import predict_logits
 from pyimagesearch.core.gradients import check_outputs
+from pyimagesearch.core.warning import warn
 from pyimagesearch.robustness.classifier import check_accuracy, class_ids, find_doubts
 from pyimagesearch.robustness.suite import SQUARE, make_suite
 from pyimagesearch.robustness.transfer import train_substitute
@@ -114,10 +114,9 @@ def evaluate_robustness(
     logits = predict(images)
     if not np.allclose(logits, predict(images), rtol=1e-3, atol=1e-4):
         passes = _PASSES
-        warnings.warn(
+        warn(
             f"model {model.name!r} answers at random: two passes over the same images "
-            f"differ, so answers are averaged over {passes} of them",
-            stacklevel=2,
+            f"differ, so answers are averaged over {passes} of them"
         )
     elif from_logits is None:
         check_accuracy(model, images, labels, logits)
@@ -184,8 +183,7 @@ def evaluate_robustness(
                 left = [outcome(adversaries, few)[0].mean() for adversaries in attacked]
             drops = before - shares[SQUARE], worst[0].mean() * (1 - left[0])
             for doubt in find_doubts(shares, *drops, left[1]):
-                text = f"model {model.name!r}, eps {value:g}: {doubt}"
-                warnings.warn(text, stacklevel=2)
+                warn(f"model {model.name!r}, eps {value:g}: {doubt}")
     return table
 
 

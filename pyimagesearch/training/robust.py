@@ -17,19 +17,23 @@ Data = tuple[np.ndarray, np.ndarray]
 _WATCHED = 200
 
 
-def make_attack(name: str, eps: float, rng: np.random.Generator) -> Attack:
-    """Return an attack of the tutorial recipe by its name, for images in [0, 1].
+def make_attack(name: str, eps: float, steps: int, rng: np.random.Generator) -> Attack:
+    """Return a recipe's attack by its name, for images in [0, 1].
 
     Args:
-        name: `fgsm`, as in the tutorials; `rfgsm`, one step from a random start; or
-            `pgd`, two smaller steps from there. These two make valid images.
+        name: `fgsm`, as in the tutorials; `rfgsm`, one step from a random start; `pgd`,
+            two smaller steps from there; or `robust`, that of the robust recipe. The
+            last three make valid images.
         eps: The strength that it is to be called with.
+        steps: Batches in all epochs together.
         rng: Generator of the random starts.
     """
     if name == "fgsm":
         return generate_image_adversary
-    steps, size = {"rfgsm": (1, 1.25), "pgd": (2, 0.75)}[name]
-    how = {"steps": steps, "step_size": size * eps, "clip": (0, 1), "rng": rng}
+    if name == "robust":
+        return robust_attack(steps, rng=rng)
+    count, size = {"rfgsm": (1, 1.25), "pgd": (2, 0.75)}[name]
+    how = {"steps": count, "step_size": size * eps, "clip": (0, 1), "rng": rng}
     return partial(projected_gradient_descent, **how)
 
 
@@ -63,9 +67,9 @@ def robust_attack(
         share = eps / (high - low)
         done = int(model.optimizer.iterations.numpy()) / steps
         reach = min(1.3, 1.4 - share) * eps * min(1, done / max(share, 1e-9))
-        count = max(2, round(0.5 + 15 * share))
-        size = min(0.75, 2 / count) * reach
-        how = {"steps": count, "step_size": size, "clip": clip}
+        pgd_steps = max(2, round(0.5 + 15 * share))
+        size = min(0.75, 2 / pgd_steps) * reach
+        how = {"steps": pgd_steps, "step_size": size, "clip": clip}
         return projected_gradient_descent(model, shifted, labels, reach, rng=rng, **how)
 
     return attack
