@@ -78,10 +78,9 @@ def generate_mixed_adverserial_batch(
         the user's own format and dtype.
 
     Raises:
-        TypeError: If an argument is of a wrong type.
-        ValueError: If an argument is out of range or does not fit the others; on
-            drawing a batch, if it holds NaN or infinity, if the model returns them (its
-            training has diverged), or if `attack` returned images of another shape.
+        TypeError, ValueError: If an argument is of a wrong type, out of range or does
+            not fit the others; on drawing a batch, if it holds NaN or infinity, or if
+            the model returns them (its training has diverged).
     """
     sampler = check_batches(model, total, images, labels, dims, eps, split, attack, rng)
     attack = checked(attack)

@@ -51,9 +51,8 @@ def generate_image_adversary(
         The adversaries, float32, in the shape of `image`.
 
     Raises:
-        TypeError: If an argument is of a wrong type.
-        ValueError: If an argument is out of range or does not fit the model, or if the
-            model returns NaN or infinity.
+        TypeError, ValueError: If an argument is of a wrong type, out of range or does
+            not fit the model, or if the model returns NaN or infinity.
 
     Source: Goodfellow et al., "Explaining and harnessing adversarial examples", 2015.
     """

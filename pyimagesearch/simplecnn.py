@@ -24,8 +24,7 @@ class SimpleCNN:
             the classes `(n, classes)`.
 
         Raises:
-            TypeError: If an argument is not an integer.
-            ValueError: If an argument is not positive.
+            TypeError, ValueError: If an argument is not a positive integer.
         """
         sizes = {"height": height, "width": width, "depth": depth}
         shape = [positive_integer(name, size) for name, size in sizes.items()]

@@ -338,7 +338,7 @@ def test_an_interrupted_generator_says_so_in_the_next_fit(model, error):
         model.fit(dataset, steps_per_epoch=5, **FIT)
     assert model.optimizer.iterations == 3
     for _ in range(2):
-        with pytest.raises(RuntimeError, match=rf"{error.__name__}.*new generator"):
+        with pytest.raises(ValueError, match=r"ended.* an interrupt or an error"):
             model.fit(dataset, steps_per_epoch=5, **FIT)
     assert model.optimizer.iterations == 3
 
@@ -362,7 +362,7 @@ def test_a_real_interrupt_inside_an_attack(model, images, one_hot, request):
     dataset = in_step(batches)
     with pytest.raises(KeyboardInterrupt):
         model.fit(dataset, steps_per_epoch=9, **FIT)
-    with pytest.raises(RuntimeError, match="KeyboardInterrupt"):
+    with pytest.raises(ValueError, match=r"ended.* an interrupt or an error"):
         model.fit(dataset, steps_per_epoch=9, **FIT)
 
 

@@ -48,7 +48,7 @@ def test_height_comes_first_and_channels_last_whatever_keras_is_set_to(data_form
         ("width", 0, ValueError),
         ("height", -1, ValueError),
         ("depth", 1.0, TypeError),
-        ("classes", True, ValueError),
+        ("classes", True, TypeError),
     ],
 )
 def test_wrong_sizes_are_named(name, value, error):

@@ -37,7 +37,7 @@ def projected_gradient_descent(
     resistant to adversarial attacks", 2017). `random_start=False, step_size=eps /
     steps` is BIM (Kurakin et al., "Adversarial examples in the physical world", 2016),
     `steps=1` the single step from a random start of Wong et al. ("Fast is better than
-    free", 2020). It warns of gradients as `generate_image_adversary` does.
+    free", 2020). It warns of gradients, and raises, as `generate_image_adversary` does.
 
     Args:
         model: A Keras model that maps one image tensor to one output.
@@ -64,11 +64,6 @@ def projected_gradient_descent(
     Returns:
         The adversaries, float32, in the shape of `images`, no further than eps from
         them, to float32's rounding.
-
-    Raises:
-        TypeError: If an argument is of a wrong type.
-        ValueError: If an argument is out of range or does not fit the model, or if the
-            model returns NaN or infinity.
     """
     images, eps, clip = checks.attack_arguments("images", images, eps, clip, norm)
     steps = checks.positive_integer("steps", steps)
@@ -84,10 +79,11 @@ def projected_gradient_descent(
     more = [tf.TensorSpec(shape) for shape in ((), (), (2,), (None,))]
     more.append(tf.TensorSpec((2,), tf.int32))
     climb, targets = compile_for(_climb, model, images, labels, loss, *more, norm=norm)
-    how = [tf.constant(a) for a in (eps, eps * bool(random_start), clip, step_sizes)]
+    how = eps, eps if random_start else np.float32(0), clip, step_sizes
 
     def settings():
-        return *how, tf.constant(rng.integers(2**31, size=2, dtype=np.int32))
+        seed = rng.integers(2**31, size=2, dtype=np.int32)
+        return map(tf.constant, (*how, seed))
 
     attack = partial(attack_in_chunks, climb, model, eps=eps, settings=settings)
     if restarts == 1:
@@ -99,15 +95,17 @@ def projected_gradient_descent(
     adversaries, losses = images.copy(), np.full(len(images), -np.inf, np.float32)
     rows = np.arange(len(images))
     with each_warning_once(set()):
-        while restarts > 0 and rows.size > 0:
+        for _ in range(restarts):
             tried = attack(images[rows], targets[rows])
             values, logits = in_chunks(judged, tried, targets[rows])
             values = -values if targeted else values
             fooled = (logits.argmax(axis=1) == classes[rows]) == bool(targeted)
             better = fooled | (values > losses[rows])
-            kept = rows[better]
-            adversaries[kept], losses[kept] = tried[better], values[better]
-            rows, restarts = rows[~fooled], restarts - 1
+            adversaries[rows[better]] = tried[better]
+            losses[rows[better]] = values[better]
+            rows = rows[~fooled]
+            if rows.size == 0:
+                break
     return adversaries
 
 

@@ -54,9 +54,8 @@ def square_attack(
         The adversaries, float32, in the shape of `images`. What is wrong unaided stays.
 
     Raises:
-        TypeError: If an argument is of a wrong type.
-        ValueError: If an argument is out of range or does not fit the model, or if the
-            model returns NaN or infinity.
+        TypeError, ValueError: If an argument is of a wrong type, out of range or does
+            not fit the model, or if the model returns NaN or infinity.
 
     Source: Andriushchenko et al., "Square attack: a query-efficient black-box
     adversarial attack via random search", 2020.

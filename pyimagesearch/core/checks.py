@@ -1,9 +1,8 @@
 """Argument checks: each error names the argument, what it takes and what it got."""
 
-import operator
 import sys
 from collections.abc import Sequence
-from numbers import Real
+from numbers import Integral, Real
 
 import numpy as np
 
@@ -14,22 +13,20 @@ _MAX = float(np.finfo(np.float32).max)
 def positive_integer(name: str, value: int) -> int:
     """Return `value` as an int, or raise."""
     message = f"{name} must be a positive integer, got {shown(value)}"
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(message) from None
-    if isinstance(value, bool) or not 1 <= number < 2**31:
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise TypeError(message)
+    if not 1 <= value < 2**31:
         raise ValueError(message)
-    return number
+    return int(value)
 
 
 def number_in(name: str, value: float, low: float = -_MAX, high: float = _MAX) -> float:
     """Return `value` as a float from `low` to `high`, or raise."""
     try:
-        number = None if isinstance(value, str) else float(value)
+        number = float(value)
     except (TypeError, ValueError):
         number = None
-    if number is None:
+    if number is None or isinstance(value, str):
         raise TypeError(f"{name} must be a number, got {shown(value)}")
     if not low <= number <= high:  # nor NaN
         raise ValueError(f"{name} must be from {low:g} to {high:g}, got {shown(value)}")
@@ -70,19 +67,17 @@ def attack_arguments(
         raise ValueError(f"{name} must be (n, height, width, channels), got {got}")
     if norm not in (np.inf, 2):
         raise ValueError(f"norm must be inf or 2, got {shown(norm)}")
-    eps, bounds = number_in("eps", eps, low=0), np.float32([-np.inf, np.inf])
-    if clip is not None:
-        bounds = array("clip", clip, np.float32)
-        if bounds.shape != (2,) or bounds[0] > bounds[1]:
-            raise ValueError(f"clip must be (low, high) or None, got {shown(clip)}")
-        low, high = bounds
-        lowest, highest, rounding = images.min(), images.max(), 1e-5 * abs(bounds).max()
-        if lowest < low - rounding or highest > high + rounding:
-            got = f"values from {lowest:g} to {highest:g}"
-            raise ValueError(f"{name} must lie in clip, {low:g} to {high:g}, got {got}")
-        if lowest < low or highest > high:
-            images = images.clip(low, high)
-    return images, np.float32(eps), bounds
+    eps = np.float32(number_in("eps", eps, low=0))
+    if clip is None:
+        return images, eps, np.float32([-np.inf, np.inf])
+    bounds = array("clip", clip, np.float32)
+    if bounds.shape != (2,) or bounds[0] > bounds[1]:
+        raise ValueError(f"clip must be (low, high) or None, got {shown(clip)}")
+    low, high = images.min(), images.max()
+    if max(bounds[0] - low, high - bounds[1]) > 1e-5 * abs(bounds).max():
+        wanted = f"lie in clip, {bounds[0]:g} to {bounds[1]:g}"
+        raise ValueError(f"{name} must {wanted}, got values from {low:g} to {high:g}")
+    return images.clip(*bounds), eps, bounds
 
 
 def generator(rng: Seed | None) -> np.random.Generator:

@@ -38,14 +38,11 @@ def compile_for(
     name: str = "labels",
     **settings: object,
 ) -> tuple[Callable, np.ndarray]:
-    """Compile `function(network, images, targets, *more, **settings)`, or raise.
+    """Return `function(network, images, targets, *more, **settings)`, compiled.
 
-    It is compiled once for a model, a loss, a shape of images and the settings, for any
-    number of images, and again after the model's `compile`. What the model returns for
-    these images tells the shape of its output, and probabilities from logits.
-
-    Returns:
-        The compiled function, and the labels as float32 targets in the output's shape.
+    With it come the labels as float32 targets in the shape of the model's output. It is
+    compiled once for a model, a loss, a shape of images and the settings, and again
+    after the model's `compile`. The images tell probabilities from logits.
     """
     check_model(model)
     loss, functions = losses.get_loss(loss), _functions.setdefault(model, {})
@@ -56,8 +53,8 @@ def compile_for(
     entry = functions.pop(key, None)
     if entry is None:
         example = example_output(model, images[next(chunks(images))])
-        specs = [tf.TensorSpec((None, *a.shape[1:])) for a in (images, example)]
         network = _network(model, loss, example)
+        specs = [tf.TensorSpec((None, *a.shape[1:])) for a in (images, example)]
         traced = tf.function(
             lambda *tensors: function(network, *tensors, **settings),
             input_signature=[*specs, *more],
@@ -85,12 +82,13 @@ def _check_classes(name, loss, targets):
     if targets.ndim != 2:
         got = f"an output of shape {targets.shape[1:]}"
         raise ValueError(f"loss {loss!r} needs a model of classes, got {got}")
-    sums = targets.sum(axis=1) if targets.shape[1] > 1 else 1.0
-    if targets.min() < 0 or targets.max() > 1 or np.any(abs(sums - 1) > 1e-3):
+    sums = targets.sum(axis=1) if targets.shape[1] > 1 else np.ones(1)
+    low, high = targets.min(), targets.max()
+    if low < 0 or high > 1 or not np.allclose(sums, 1, atol=1e-3):
         raise ValueError(
             f"{name} must be one class an image for loss {loss!r}, got values from "
-            f"{targets.min():g} to {targets.max():g}; for regression or several labels "
-            "an image give the loss= that the model was trained with"
+            f"{low:g} to {high:g}; for regression or several labels an image give the "
+            "loss= that the model was trained with"
         )
 
 
@@ -155,22 +153,19 @@ def check_model(model: keras.Model) -> None:
 def example_output(model: keras.Model, images: np.ndarray) -> np.ndarray:
     """Return the model's one output for some images, or raise."""
     check_model(model)
-    wanted, shape = getattr(model, "input_shape", None), images.shape
-    if wanted == (None, *shape):
+    takes, given = getattr(model, "input_shape", None), images.shape
+    if takes == (None, *given):
         how = "a single image needs a batch axis, image[np.newaxis]"
-        raise ValueError(f"images must be (n, ...), got {shape}: {how}")
-    if isinstance(wanted, tuple) and len(wanted) == len(shape):
-        pairs = zip(wanted[1:], shape[1:], strict=True)
-        if any(size not in (None, given) for size, given in pairs):
-            takes = (
-                f"model must take images of shape {shape[1:]}, as dims or images are"
-            )
-            raise ValueError(f"{takes}, but it takes {wanted[1:]}")
+        raise ValueError(f"images must be (n, ...), got {given}: {how}")
+    is_known = isinstance(takes, tuple) and len(takes) == len(given)
+    if is_known and not tf.TensorShape(takes).is_compatible_with(given):
+        shapes = f"{given[1:]}, as dims or images are, but takes {takes[1:]}"
+        raise ValueError(f"model must take images of shape {shapes}")
     try:
         output = model(tf.constant(images, tf.float32), training=False)
     except Exception as error:  # the user's own code may run in there
-        takes = f"model must take images of shape {shape[1:]}: {error}"
-        raise ValueError(checks.one_line(takes)) from error
+        reason = f"model must take images of shape {given[1:]}: {error}"
+        raise ValueError(checks.one_line(reason)) from error
     outputs = keras.tree.flatten(output)
     if len(outputs) != 1 or outputs[0].shape[:1] != (len(images),):
         shapes = [tuple(output.shape) for output in outputs]
@@ -181,10 +176,9 @@ def example_output(model: keras.Model, images: np.ndarray) -> np.ndarray:
 def match_labels(
     name: str, labels: np.ndarray, count: int, shape: tuple[int, ...]
 ) -> np.ndarray:
-    """Bring labels for `count` outputs of `shape` into one of two forms, or raise.
+    """Return labels as float32 targets `(count, *shape)`, or raise.
 
-    Returns:
-        Float32 targets `(count, *shape)`, or int64 class ids `(count, *shape[:-1])`.
+    Class ids `(count, *shape[:-1])` stay what they are, as int64.
     """
     labels = checks.array(name, labels)
     if count == 1 and labels.shape in (shape, shape[:-1]):

@@ -23,30 +23,31 @@ def attack_in_chunks(
 ) -> np.ndarray:
     """Return a compiled attack's adversaries; warn of its gradients.
 
-    Besides them the attack returns the absolute sums of gradients and whether outputs
-    are finite; after images and targets it takes the settings of a chunk.
+    The attack takes images, targets and the settings of a chunk, and returns, besides
+    adversaries, the absolute sums of gradients and whether outputs are finite.
     """
 
     def attack_chunk(*arrays):
         return attack(*arrays, *settings())
 
     adversaries, sizes, finite = in_chunks(attack_chunk, images, targets)
-    if eps > 0 and not (finite.all() and (sizes > 0).all()):
-        check_outputs(model, finite)
-        unknown, still = np.isnan(sizes).sum(), (sizes == 0).sum()
-        if unknown:
-            warn(
-                f"the gradient of model {model.name!r} is NaN for {unknown} of "
-                f"{len(sizes)} images, and counts as zero: a layer may take a root, a "
-                "power or a logarithm of 0"
-            )
-        if 100 * still >= len(sizes):
-            warn(
-                f"the gradient of the loss is zero for {still} of {len(sizes)} images "
-                f"of model {model.name!r}, which gain nothing. Of a classifier "
-                "loss='cross_entropy' moves those it is sure of, and square_attack "
-                "needs no gradient; or try another loss="
-            )
+    if eps == 0:
+        return adversaries
+    check_outputs(model, finite)
+    unknown, still, count = np.isnan(sizes).sum(), (sizes == 0).sum(), len(sizes)
+    if unknown:
+        warn(
+            f"the gradient of model {model.name!r} is NaN for {unknown} of {count} "
+            "images, and counts as zero: a layer may take a root, a power or a "
+            "logarithm of 0"
+        )
+    if 100 * still >= count:
+        warn(
+            f"the gradient of the loss is zero for {still} of {count} images of model "
+            f"{model.name!r}, which gain nothing. Of a classifier loss='cross_entropy' "
+            "moves those it is sure of, and square_attack needs no gradient; or try "
+            "another loss="
+        )
     return adversaries
 
 

@@ -29,13 +29,9 @@ def in_step(batches: Iterable) -> tf.data.Dataset:
             sample_weights)`, each an array or a dictionary or tuple of arrays. The
             first is drawn at once, to learn the shapes, and is the first that is used.
 
-    Returns:
-        The data set of these batches.
-
     Raises:
-        TypeError: If it is not iterable, or not of tuples.
-        ValueError: If there is no batch. In `fit`: if none is left for an epoch.
-        RuntimeError: In `fit`: if an interrupt or an error has ended the generator.
+        TypeError: If it is not iterable, or not of tuples of arrays.
+        ValueError: If there is no batch; in `fit`, if none is left for an epoch.
     """
     if not isinstance(batches, Iterable):
         got = checks.shown(batches)
@@ -66,7 +62,7 @@ def _as_arrays(batch):
 
 class _InStep(tf.data.Dataset):
     def __init__(self, batches, first):
-        self._batches, self._ended_by = batches, None
+        self._batches = batches
         signature = keras.tree.map_structure(
             lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype), first
         )
@@ -84,24 +80,16 @@ class _InStep(tf.data.Dataset):
         return self._draw(is_keras=caller.startswith("keras."))
 
     def _draw(self, is_keras):
-        if self._ended_by is not None:
-            how = f"{self._ended_by!r} ended the batches when one was drawn"
-            raise RuntimeError(f"{how}: make a new generator")
-        count, iterator = 0, iter(self._batches)
-        while True:
-            try:
-                batch = next(iterator)
-            except StopIteration:
-                break
-            except BaseException as error:  # which a generator does not survive
-                if iterator is self._batches:
-                    self._ended_by = error
-                raise
-            count += 1
+        is_empty = True
+        for batch in self._batches:
+            is_empty = False
             batch = _as_arrays(tuple(batch))
             yield keras.tree.map_structure(tf.convert_to_tensor, batch)
-        if is_keras and count == 0:
-            raise ValueError("the batches have ended; a list of them would start over")
+        if is_keras and is_empty:
+            raise ValueError(
+                "the batches have ended, as a generator does after an interrupt or an "
+                "error: make a new one, or give a list, which starts over"
+            )
         if is_keras:  # what it takes for the end of data, where a plain one trips it
             raise tf.errors.OutOfRangeError(None, None, "the batches have ended")
 

@@ -29,14 +29,10 @@ class OnLogits(NamedTuple):
     softplus of it is cross-entropy, with a gradient of the same sign. `margin` is the
     largest other logit less the true one (f6 in Carlini and Wagner, "Towards evaluating
     the robustness of neural networks", 2017): positive if misclassified.
-
-    Attributes:
-        name: "cross_entropy" or "margin".
-        from_logits: Whether the classifier returns logits; None finds it out.
     """
 
     name: str
-    from_logits: bool | None = None
+    from_logits: bool | None = None  # None finds it out
 
     def __call__(self, targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         """Return the losses for one-hot targets and logits `(n, classes)`."""
@@ -98,11 +94,9 @@ def each_loss(loss: Loss, targets: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
     if not tf.is_tensor(values):
         raise TypeError(f"loss must return a tensor, got {checks.shown(values)}")
     if values.shape.rank == 0:  # averaged or added up after all: image by image, then
-        values = tf.map_fn(
-            lambda pair: tf.cast(function(pair[0][None], pair[1][None]), tf.float32),
-            (targets, output),
-            fn_output_signature=tf.float32,
-        )
+        rows = tf.expand_dims(targets, 1), tf.expand_dims(output, 1)
+        one = tf.TensorSpec((), values.dtype)
+        values = tf.map_fn(lambda row: function(*row), rows, fn_output_signature=one)
     return tf.reduce_mean(tf.reshape(values, (tf.shape(values)[0], -1)), axis=1)
 
 
@@ -130,16 +124,10 @@ def are_probabilities(output: np.ndarray) -> bool:
 
 
 def find_logits(output: tf.Tensor, is_logits: bool, is_sure: bool, name: str):
-    """Return the logits of classes behind a classifier's output, in a traced function.
+    """Return a classifier's float32 logits `(n, classes)`, in a traced function.
 
-    Args:
-        output: What the model returned, `(n, classes)`, or `(n, 1)` for two classes.
-        is_logits: Whether these are logits, if no softmax or sigmoid is at the end.
-        is_sure: Whether they are even then.
-        name: The model's name, for the warning that there are no logits.
-
-    Returns:
-        Float32 logits `(n, classes)`, of two classes at least.
+    They are what its softmax or sigmoid gets, if its output `(n, classes)` or `(n, 1)`
+    comes from one; or else the output, by `is_logits`, which counts first if `is_sure`.
     """
     is_found, logits = False, output
     while not (is_sure and is_logits) and logits.op.type in _LAST_OPERATIONS:

@@ -18,15 +18,11 @@ _WATCHED = 200
 
 
 def make_attack(name: str, eps: float, steps: int, rng: np.random.Generator) -> Attack:
-    """Return a recipe's attack by its name, for images in [0, 1].
+    """Return an attack for images in [0, 1], which is called with `eps` in each batch.
 
-    Args:
-        name: `fgsm`, as in the tutorials; `rfgsm`, one step from a random start; `pgd`,
-            two smaller steps from there; or `robust`, that of the robust recipe. The
-            last three make valid images.
-        eps: The strength that it is to be called with.
-        steps: Batches in all epochs together.
-        rng: Generator of the random starts.
+    It is `fgsm`, as in the tutorials; `rfgsm`, one step from a random start; `pgd`, two
+    smaller steps from there; or `robust`, see `robust_attack`. The last three make
+    valid images. The training takes so many `steps` in all.
     """
     if name == "fgsm":
         return generate_image_adversary
@@ -80,10 +76,7 @@ def robust_optimizer(model: keras.Model, steps: int) -> keras.optimizers.Optimiz
 
     It is Adam with a rate that rises to fifty times the tutorial's and falls again. In
     the end the weights are replaced by their average over about a tenth of the steps.
-
-    Args:
-        model: A network that is compiled afterwards.
-        steps: Batches in all epochs together.
+    The model is compiled afterwards; `steps` are the batches in all epochs together.
     """
     check_model(model)
     warmup = int(0.3 * checks.positive_integer("steps", steps))
@@ -115,8 +108,9 @@ class WatchRobustness(keras.callbacks.Callback):
         """Watch some images and labels, of the kind that the training has."""
         super().__init__()
         self._data, self.accuracies, self.best_weights = data, [], []
-        how = {"eps": eps, "clip": clip, "steps": 10, "rng": 0}
-        self._attack = partial(projected_gradient_descent, **how)
+        self._attack = partial(
+            projected_gradient_descent, eps=eps, clip=clip, steps=10, rng=0
+        )
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Attack the images."""
