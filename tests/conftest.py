@@ -47,6 +47,45 @@ def build_classifier(image_shape=(6, 6, 1), classes=3, activation="softmax"):
     )
 
 
+def network_of(*hidden, image_shape=(6, 6, 1)):
+    """Build a network from its layers."""
+    return keras.Sequential([keras.Input(image_shape), *hidden])
+
+
+def two_inputs():
+    first, second = keras.Input((6, 6, 1)), keras.Input((6, 6, 1))
+    return keras.Model([first, second], keras.layers.add([first, second]))
+
+
+def two_outputs():
+    image = keras.Input((6, 6, 1))
+    return keras.Model(image, [keras.layers.Flatten()(image), image])
+
+
+def answers(model, images):
+    """Return the classes that a model answers with."""
+    return np.asarray(model(images)).argmax(axis=-1)
+
+
+def stripes(count):
+    """Images of which each class lights two of six columns, and one-hot labels."""
+    one_hot = np.eye(3, dtype=np.float32)[np.arange(count) % 3]
+    columns = np.repeat(one_hot, 2, axis=1)
+    images = np.broadcast_to(columns[:, np.newaxis, :, np.newaxis], (count, 6, 6, 1))
+    return images.copy(), one_hot
+
+
+def counted_mse():
+    """Return a loss, and a list that grows whenever the loss is traced."""
+    traced = []
+
+    def loss(targets, outputs):
+        traced.append(outputs.shape)
+        return keras.losses.mean_squared_error(targets, outputs)
+
+    return loss, traced
+
+
 def under_policy(policy, build, *args):
     """Build a model under one of Keras's dtype policies."""
     keras.config.set_dtype_policy(policy)
