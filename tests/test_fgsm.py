@@ -11,6 +11,7 @@ from conftest import (
     answers,
     art_classifier,
     build_classifier,
+    gradients,
     network_of,
     no_warning,
     saturate,
@@ -31,18 +32,6 @@ from pyimagesearch.fgsm import generate_image_adversary as fgsm
 DIMS = (6, 6, 1)
 EPS = np.float32(0.1)
 BOTH_NORMS = pytest.mark.parametrize("norm", [np.inf, 2])
-
-
-def gradients(model, images, targets, loss=losses.mean_squared_error):
-    """Return the gradient of each image the tutorials' way, by an eager tape each."""
-    result = []
-    for image, target in zip(images, targets, strict=True):
-        image = tf.constant(image[np.newaxis])
-        with tf.GradientTape() as tape:
-            tape.watch(image)
-            value = loss(target[np.newaxis], model(image, training=False))
-        result.append(tape.gradient(value, image, unconnected_gradients="zero")[0])
-    return np.array(result)
 
 
 def per_image_loop(model, images, targets, *loss):

@@ -4,49 +4,41 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import art_classifier, build_classifier, no_warning, saturate
+from conftest import (
+    answers,
+    art_classifier,
+    build_classifier,
+    counted_mse,
+    gradients,
+    network_of,
+    no_warning,
+    saturate,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from keras import layers
+from keras import layers, losses
+from numpy.testing import assert_allclose, assert_array_equal
 
-from pyimagesearch.attacks import projected_gradient_descent, shrinking_steps
-from pyimagesearch.fgsm import generate_image_adversary
+from pyimagesearch.attacks import projected_gradient_descent as pgd
+from pyimagesearch.attacks import shrinking_steps
+from pyimagesearch.fgsm import generate_image_adversary as fgsm
 
 DIMS = (6, 6, 1)
 MODEL = build_classifier()
+ON_LOGITS = pytest.mark.parametrize("loss", ["cross_entropy", "margin"])
 
 
-def answers(model, images):
-    return model(images).numpy().argmax(axis=-1)
-
-
-def iterated_loop(model, images, one_hot, eps, step_sizes, clip):
-    """BIM image by image, with eager gradients of Keras's cross-entropy."""
-    adversaries = []
-    for image, label in zip(images, one_hot, strict=True):
-        adversary = image[np.newaxis]
-        for step_size in step_sizes:
-            with tf.GradientTape() as tape:
-                adversary = tf.constant(adversary)
-                tape.watch(adversary)
-                output = model(adversary, training=False)
-                loss = keras.losses.categorical_crossentropy(label[np.newaxis], output)
-            sign = np.sign(tape.gradient(loss, adversary))
-            adversary = adversary.numpy() + np.float32(step_size) * sign
-            adversary = np.clip(adversary, image - np.float32(eps), image + eps)
-            adversary = np.clip(adversary, *clip)
-        adversaries.append(adversary[0])
-    return np.array(adversaries)
-
-
-@pytest.mark.parametrize("step_size", [0.03, [0.08, 0.04, 0.02, 0.01, 0.005]])
-def test_without_a_random_start_it_is_the_plain_loop(model, images, one_hot, step_size):
-    sizes = np.broadcast_to(step_size, 5)
-    how = {"steps": 5, "random_start": False, "clip": (0, 1), "step_size": step_size}
-    adversaries = projected_gradient_descent(model, images, one_hot, 0.1, **how)
-    expected = iterated_loop(model, images, one_hot, 0.1, sizes, (0, 1))
+def test_without_a_random_start_it_is_the_plain_loop(model, images, one_hot):
+    eps, sizes = np.float32(0.1), np.float32([0.08, 0.04, 0.02, 0.01, 0.005])
+    how = {"steps": 5, "step_size": sizes, "random_start": False, "clip": (0, 1)}
+    adversaries = pgd(model, images, one_hot, 0.1, **how)
+    expected = images
+    for size in sizes:
+        found = gradients(model, expected, one_hot, losses.categorical_crossentropy)
+        expected = np.clip(expected + size * np.sign(found), images - eps, images + eps)
+        expected = np.clip(expected, 0, 1)
     assert adversaries.dtype == np.float32
-    np.testing.assert_allclose(adversaries, expected, atol=1e-6)
+    assert_allclose(adversaries, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -62,29 +54,12 @@ def test_agrees_with_the_adversarial_robustness_toolbox(
 ):
     from art.attacks.evasion import ProjectedGradientDescent
 
-    theirs = ProjectedGradientDescent(
-        art_classifier(model, keras.losses.CategoricalCrossentropy(), clip),
-        norm=norm,
-        eps=eps,
-        eps_step=step_size,
-        max_iter=7,
-        verbose=False,
-    )
+    classifier = art_classifier(model, losses.CategoricalCrossentropy(), clip)
+    how = {"norm": norm, "eps": eps, "max_iter": 7, "verbose": False}
+    theirs = ProjectedGradientDescent(classifier, eps_step=step_size, **how)
     how = {"steps": 7, "step_size": step_size, "random_start": False, "clip": clip}
-    ours = projected_gradient_descent(model, images, one_hot, eps, norm=norm, **how)
-    np.testing.assert_allclose(ours, theirs.generate(images, one_hot), atol=2e-5)
-
-
-@pytest.mark.parametrize("norm", [np.inf, 2])
-def test_one_full_step_is_the_fast_gradient_method(model, images, labels, norm):
-    how = {"steps": 1, "step_size": 0.1, "random_start": False, "norm": norm}
-    np.testing.assert_allclose(
-        projected_gradient_descent(model, images, labels, 0.1, **how),
-        generate_image_adversary(
-            model, images, labels, 0.1, loss="cross_entropy", norm=norm
-        ),
-        atol=1e-6,
-    )
+    ours = pgd(model, images, one_hot, eps, norm=norm, **how)
+    assert_allclose(ours, theirs.generate(images, one_hot), atol=2e-5)
 
 
 @settings(max_examples=25, deadline=None)
@@ -100,10 +75,9 @@ def test_neither_ball_nor_range_is_left(eps, step_size, steps, clip, targeted, n
     images = np.random.default_rng(1).random((5, *DIMS), dtype=np.float32)
     if clip is not None:
         images = np.clip(images, *clip)
-    how = {"steps": steps, "step_size": step_size, "restarts": 2, "norm": norm}
-    adversaries = projected_gradient_descent(
-        MODEL, images, [0, 1, 2, 1, 0], eps, clip=clip, targeted=targeted, **how
-    )
+    how = {"steps": steps, "step_size": step_size, "clip": clip, "norm": norm}
+    labels = [0, 1, 2, 1, 0]
+    adversaries = pgd(MODEL, images, labels, eps, restarts=2, targeted=targeted, **how)
     changes = (adversaries - images).reshape(5, -1)
     assert np.linalg.norm(changes, norm, axis=1).max() <= eps * (1 + 1e-6) + 2e-6
     if clip is not None:
@@ -111,15 +85,15 @@ def test_neither_ball_nor_range_is_left(eps, step_size, steps, clip, targeted, n
 
 
 def test_norm_2_uses_its_ball_up(model, images, labels):
-    adversaries = projected_gradient_descent(model, images, labels, 0.5, norm=2)
+    adversaries = pgd(model, images, labels, 0.5, norm=2)
     changes = (adversaries - images).reshape(20, -1)
-    np.testing.assert_allclose(np.linalg.norm(changes, axis=1), 0.5, rtol=1e-3)
+    assert_allclose(np.linalg.norm(changes, axis=1), 0.5, rtol=1e-3)
 
 
 def random_starts(model, images, eps=0.2, **how):
     how = {"steps": 1, "step_size": 0} | how
     labels = np.zeros(len(images), int)
-    return projected_gradient_descent(model, images, labels, eps, **how) - images
+    return pgd(model, images, labels, eps, **how) - images
 
 
 def test_random_start_is_uniform_in_the_ball(model):
@@ -131,7 +105,7 @@ def test_random_start_is_uniform_in_the_ball(model):
 
 def test_random_start_is_uniform_in_the_ball_of_norm_2():
     """Half the volume of the square's disc lies within 0.707 of its radius."""
-    model = keras.Sequential([keras.Input((2, 1)), layers.Flatten(), layers.Dense(2)])
+    model = network_of(layers.Flatten(), layers.Dense(2), image_shape=(2, 1))
     images = np.zeros((4000, 2, 1), np.float32)
     noise = random_starts(model, images, norm=2)[..., 0]
     radii = np.linalg.norm(noise, axis=1)
@@ -145,16 +119,16 @@ def test_random_start_is_governed_by_the_seed(model):
     images = np.full((50, *DIMS), 0.5, np.float32)
     start = functools.partial(random_starts, model, images)
     noise = start(rng=3)
-    np.testing.assert_array_equal(start(rng=3), noise)
+    assert_array_equal(start(rng=3), noise)
     assert (start(rng=4) != noise).mean() > 0.99
     generator = np.random.default_rng(3)
-    np.testing.assert_array_equal(start(rng=generator), noise)
+    assert_array_equal(start(rng=generator), noise)
     assert (start(rng=generator) != noise).mean() > 0.99
     keras.utils.set_random_seed(7)
     first, second = start(), start()
     assert (first != second).mean() > 0.99
     keras.utils.set_random_seed(7)
-    np.testing.assert_array_equal(start(), first)
+    assert_array_equal(start(), first)
 
 
 def test_chunks_do_not_share_their_random_start():
@@ -166,12 +140,12 @@ def test_chunks_do_not_share_their_random_start():
 @pytest.mark.parametrize("norm", [np.inf, 2])
 def test_result_does_not_depend_on_the_batch(model, images, labels, norm):
     how = {"eps": 0.3, "steps": 5, "random_start": False, "norm": norm}
-    attack = functools.partial(projected_gradient_descent, model, **how)
+    attack = functools.partial(pgd, model, **how)
     whole = attack(images, labels)
     for i in (0, 7, 19):
         rows = slice(i, i + 1)
         part = attack(images[rows], labels[rows])
-        np.testing.assert_allclose(part, whole[rows], atol=1e-6)
+        assert_allclose(part, whole[rows], atol=1e-6)
 
 
 @pytest.mark.parametrize("targeted", [False, True])
@@ -181,22 +155,22 @@ def test_restarts_keep_what_fools_or_else_the_highest_loss(model, images, target
 
     def losses_and_fooled(adversaries):
         outputs = model(adversaries).numpy()
-        loss = keras.losses.categorical_crossentropy(one_hot, outputs).numpy()
+        loss = losses.categorical_crossentropy(one_hot, outputs).numpy()
         hit = outputs.argmax(axis=-1) == labels
         return (-loss, hit) if targeted else (loss, ~hit)
 
+    copy = images.copy()
     how = {"steps": 1, "step_size": 0.03, "targeted": targeted, "rng": 5}
-    attack = functools.partial(
-        projected_gradient_descent, model, images, labels, 0.06, **how
-    )
+    attack = functools.partial(pgd, model, images, labels, 0.06, **how)
     once, many = attack(), attack(restarts=30)
     loss_once, fooled_once = losses_and_fooled(once)
     loss_many, fooled_many = losses_and_fooled(many)
     assert 0 < fooled_once.sum() < fooled_many.sum() < 20
-    np.testing.assert_array_equal(many[fooled_once], once[fooled_once])
+    assert_array_equal(many[fooled_once], once[fooled_once])
     stands = ~fooled_many
     assert (loss_many[stands] >= loss_once[stands] - 1e-6).all()
     assert (loss_many[stands] > loss_once[stands]).any()
+    assert_array_equal(images, copy)
 
 
 def test_restarts_prefer_what_fools_to_a_higher_loss(model, images):
@@ -207,59 +181,49 @@ def test_restarts_prefer_what_fools_to_a_higher_loss(model, images):
         return tf.reduce_sum(targets * outputs, axis=-1)
 
     how = {"steps": 1, "step_size": 0, "loss": contrary, "rng": 0}
-    attack = functools.partial(
-        projected_gradient_descent, model, images, labels, 0.5, **how
-    )
+    attack = functools.partial(pgd, model, images, labels, 0.5, **how)
     fooled = [(answers(model, attack(restarts=n)) != labels).sum() for n in (1, 40)]
     assert fooled[0] < fooled[1]
 
 
-SQUARED = {
-    "mean of the batch": lambda targets, outputs: tf.reduce_mean(
-        (targets - outputs) ** 2
-    ),
-    "a value an element": lambda targets, outputs: (targets - outputs) ** 2,
-    "sum over the batch": keras.losses.MeanSquaredError(reduction="sum"),
-}
-
-
-@pytest.mark.parametrize("loss", SQUARED)
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda targets, outputs: tf.reduce_mean((targets - outputs) ** 2),
+        lambda targets, outputs: (targets - outputs) ** 2,  # a value an element
+        losses.MeanSquaredError(reduction="sum"),
+    ],
+)
 def test_restarts_with_losses_of_any_shape(loss, model, images, labels):
-    attack = functools.partial(
-        projected_gradient_descent, model, images, labels, 0.1, restarts=3, rng=0
-    )
-    expected = attack(steps=3, loss="mean_squared_error")
-    np.testing.assert_allclose(attack(steps=3, loss=SQUARED[loss]), expected, atol=1e-6)
+    how = {"steps": 3, "restarts": 3, "rng": 0}
+    attack = functools.partial(pgd, model, images, labels, 0.1, **how)
+    assert_allclose(attack(loss=loss), attack(loss="mse"), atol=1e-6)
 
 
 def test_restarts_warn_once_of_a_gradient_of_no_use(images):
     model = saturate(build_classifier())
     labels = answers(model, images)
     with pytest.warns(UserWarning, match="of 20 .*cross_entropy") as seen:
-        projected_gradient_descent(
-            model, images, labels, 0.01, steps=2, restarts=4, loss="mse"
-        )
+        pgd(model, images, labels, 0.01, steps=2, restarts=4, loss="mse")
     assert len(seen) == 1 and seen[0].filename == __file__
 
 
 def test_a_gradient_that_comes_back_after_the_start_is_not_warned_of():
     """PGD leaves the point that has no gradient, from where FGSM cannot start."""
-    model = keras.Sequential(
-        [keras.Input((4, 4, 1)), layers.Flatten(), layers.ReLU(), layers.Dense(2)]
-    )
+    hidden = layers.Flatten(), layers.ReLU(), layers.Dense(2)
+    model = network_of(*hidden, image_shape=(4, 4, 1))
     images, labels = np.zeros((20, 4, 4, 1)), np.zeros(20, int)
     with pytest.warns(UserWarning, match="20 of 20"):
-        generate_image_adversary(model, images, labels, 0.1)
+        fgsm(model, images, labels, 0.1)
     with no_warning():
-        projected_gradient_descent(model, images, labels, 0.1, rng=1)
+        pgd(model, images, labels, 0.1, rng=1)
 
 
 def test_targeted_reaches_its_label(model, images):
     goals = (answers(model, images) + 1) % 3
     for how in ({"eps": 0.5}, {"eps": 3.0, "norm": 2}):
-        adversaries = projected_gradient_descent(
-            model, images, goals, targeted=True, loss="margin", **how
-        )
+        how |= {"targeted": True, "loss": "margin"}
+        adversaries = pgd(model, images, goals, **how)
         assert (answers(model, adversaries) == goals).all()
 
 
@@ -274,32 +238,29 @@ class Nested(keras.Model):
         return self.inner(images)
 
 
-ENDS = {
-    "Activation": lambda: layers.Activation("softmax"),
-    "Softmax": layers.Softmax,
-    "Dense": lambda: layers.Dense(3, activation="softmax"),
-    "TensorFlow": lambda: layers.Lambda(lambda x: tf.nn.softmax(x)),
-    "twice": lambda: keras.Sequential(
-        [layers.Dense(3, activation="softmax"), layers.Softmax()]
-    ),
-    "logits": lambda: layers.Activation("linear"),
-}
-
-
 @pytest.mark.parametrize(
-    ("end", "loss", "wrap"),
-    [(end, "cross_entropy", False) for end in ENDS]
-    + [("Activation", "margin", True), ("logits", "margin", True)],
+    "end",
+    [
+        lambda: layers.Activation("softmax"),
+        layers.Softmax,
+        lambda: layers.Dense(3, "softmax"),
+        lambda: layers.Lambda(lambda x: tf.nn.softmax(x)),
+        lambda: keras.Sequential([layers.Softmax(), layers.Softmax()]),
+        lambda: layers.Activation("linear"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("loss", "is_wrapped"), [("cross_entropy", False), ("margin", True)]
 )
 @pytest.mark.filterwarnings("error")
-def test_confidence_does_not_blind_it(images, end, loss, wrap):
-    model = Nested(ENDS[end]())
+def test_confidence_does_not_blind_it(images, end, loss, is_wrapped):
+    model = Nested(end())
     model(images)
-    attacked = keras.Sequential([keras.Input(DIMS), model]) if wrap else model
+    attacked = network_of(model) if is_wrapped else model
     labels = answers(model, images)
     fallen = []
     for _ in range(2):
-        adversaries = generate_image_adversary(attacked, images, labels, 0.2, loss=loss)
+        adversaries = fgsm(attacked, images, labels, 0.2, loss=loss)
         fallen.append((answers(model, adversaries) != labels).sum())
         saturate(model.inner)  # float32 then rounds every answer's probability to 1.0
     assert 5 < fallen[0] <= fallen[1]
@@ -311,9 +272,7 @@ def test_binary_classifier_of_one_output(images, activation):
     threshold = 0.5 if activation else 0
     labels = (model(images).numpy() > threshold).astype(int)
     for given_labels in (labels, labels[:, 0]):
-        adversaries = projected_gradient_descent(
-            model, images, given_labels, 0.5, restarts=2
-        )
+        adversaries = pgd(model, images, given_labels, 0.5, restarts=2)
         assert ((model(adversaries).numpy() > threshold) != labels).all()
 
 
@@ -322,11 +281,9 @@ def test_regression_needs_the_loss_it_was_trained_with(images):
     model = build_classifier(classes=1, activation=None)
     targets = np.linspace(-2, 30, 20, dtype=np.float32)
     with pytest.raises(ValueError, match=r"labels .*'cross_entropy'.*regression"):
-        projected_gradient_descent(model, images, targets)
-    how = {"steps": 5, "random_start": False}
-    adversaries = projected_gradient_descent(
-        model, images, targets, 0.1, loss="mse", **how
-    )
+        pgd(model, images, targets)
+    how = {"steps": 5, "random_start": False, "loss": "mse"}
+    adversaries = pgd(model, images, targets, 0.1, **how)
     errors = [
         np.mean((model(tried).numpy()[:, 0] - targets) ** 2)
         for tried in (images, adversaries)
@@ -334,26 +291,27 @@ def test_regression_needs_the_loss_it_was_trained_with(images):
     assert errors[0] < errors[1]
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", "margin"])
+@ON_LOGITS
 def test_several_labels_an_image_need_another_loss(images, loss):
     model = build_classifier(activation="sigmoid")
     with pytest.raises(ValueError, match=r"label .*several labels an image"):
-        generate_image_adversary(model, images, np.ones((20, 3)), loss=loss)
+        fgsm(model, images, np.ones((20, 3)), loss=loss)
 
 
+@pytest.mark.filterwarnings("ignore:no logits")
 def test_more_than_one_answer_an_image(images):
-    model = keras.Sequential([keras.Input(DIMS), layers.Conv2D(1, 1)])
+    model = network_of(layers.Conv2D(1, 1))
     with pytest.raises(ValueError, match="restarts"):
-        projected_gradient_descent(model, images, images, loss="mse", restarts=2)
+        pgd(model, images, images, loss="mse", restarts=2)
     with pytest.raises(ValueError, match=r"'margin' needs a model of classes.*\(6, 6"):
-        generate_image_adversary(model, images, images, loss="margin")
+        fgsm(model, images, images, loss="margin")
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", "margin"])
+@ON_LOGITS
 def test_losses_are_those_of_the_literature(loss):
     """By the slope at points of which the right one is known: a linear network."""
     kernel = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
-    model = keras.Sequential([keras.Input((8,)), layers.Dense(4, use_bias=False)])
+    model = network_of(layers.Dense(4, use_bias=False), image_shape=(8,))
     model.set_weights([kernel])
     images = np.random.default_rng(1).normal(size=(10, 8)).astype(np.float32)
     labels = np.arange(10) % 4
@@ -363,61 +321,42 @@ def test_losses_are_those_of_the_literature(loss):
     if loss == "margin":
         weights = np.eye(4)[others.argmax(axis=1)]
     slopes = (weights - np.eye(4)[labels]) @ kernel.T
-    adversaries = generate_image_adversary(
-        model, images, labels, 1.0, loss=loss, norm=2
-    )
+    adversaries = fgsm(model, images, labels, 1.0, loss=loss, norm=2)
     slopes /= np.linalg.norm(slopes, axis=1, keepdims=True)
-    np.testing.assert_allclose(adversaries - images, slopes, atol=1e-5)
+    assert_allclose(adversaries - images, slopes, atol=1e-5)
 
 
-def test_compiled_once_for_all_settings_of_a_norm(images, labels):
-    traced = []
-
-    def loss(targets, outputs):
-        traced.append(outputs.shape)
-        return keras.losses.mean_squared_error(targets, outputs)
-
-    attack = functools.partial(projected_gradient_descent, build_classifier())
+def test_compiled_once_for_all_settings_of_a_norm(model, images, labels):
+    loss, traced = counted_mse()
     for count in (1, 7, 20):
+        rows, eps = slice(count), 0.1 * count
         how = {"steps": count, "step_size": 0.1 / count, "clip": (0, count)}
-        attack(images[:count], labels[:count], 0.1 * count, loss=loss, **how)
+        pgd(model, images[rows], labels[rows], eps, loss=loss, **how)
     assert set(traced) == {(None, 3)} and len(traced) <= 2  # a loop may trace twice
-
-
-def test_arguments_are_left_unchanged(model, images, labels):
-    copy = images.copy()
-    projected_gradient_descent(model, images, labels, 0.1, restarts=2)
-    np.testing.assert_array_equal(images, copy)
 
 
 @pytest.mark.parametrize(
     ("changed", "error", "message"),
     [
-        ({"images": np.zeros((0, *DIMS))}, ValueError, r"images .*\(0, 6, 6, 1\)"),
         ({"images": np.zeros(DIMS), "labels": 0}, ValueError, "images .*batch axis"),
-        ({"labels": np.full(20, 3)}, ValueError, "labels .*0 to 2.*3"),
         ({"eps": -0.1}, ValueError, "eps .*-0.1"),
         ({"steps": 0}, ValueError, "steps .*0"),
-        ({"steps": 2.5}, TypeError, "steps .*2.5"),
         ({"step_size": -1}, ValueError, "step_size .*-1"),
         ({"step_size": [1, 2]}, ValueError, r"step_size .*array of 40.*\[1, 2\]"),
-        ({"step_size": "a"}, TypeError, "step_size"),
         ({"restarts": 0}, ValueError, "restarts .*0"),
         ({"restarts": 2, "random_start": False}, ValueError, "restarts .*2"),
-        ({"clip": (1, 0)}, ValueError, "clip"),
         ({"norm": "l2"}, ValueError, "norm .*l2"),
         ({"rng": "a"}, TypeError, "rng .*'a'"),
-        ({"loss": "no such loss"}, ValueError, "loss.*no such loss"),
     ],
 )
 def test_wrong_arguments_are_named(model, images, labels, changed, error, message):
     arguments = {"model": model, "images": images, "labels": labels}
     with pytest.raises(error, match=message):
-        projected_gradient_descent(**(arguments | changed))
+        pgd(**(arguments | changed))
 
 
 def test_shrinking_steps_go_from_twice_eps_to_a_hundredth_of_it():
     sizes = shrinking_steps(0.3, 5)
-    np.testing.assert_allclose(sizes[[0, -1]], [0.6, 0.003])
+    assert_allclose(sizes[[0, -1]], [0.6, 0.003])
     ratios = sizes[1:] / sizes[:-1]
-    np.testing.assert_allclose(ratios, ratios[0])
+    assert_allclose(ratios, ratios[0])
