@@ -44,7 +44,7 @@ def robust_attack(
     repeated. Then PGD climbs from a random start. With e for eps as a share of the
     range, it takes `0.5 + 15 e` steps, two at least, each `2 / steps` of its reach, 3/4
     at most. The reach is `1.4 - e` times eps, at most 1.3 times. It rises from 0 during
-    the first part e of the training: a network learns nothing from strong adversaries
+    the first part 2 e of the training: a network learns nothing from strong adversaries
     at once.
 
     Args:
@@ -62,7 +62,7 @@ def robust_attack(
         shifted = np.moveaxis(windows[np.arange(count), down, right], 1, -1)
         share = eps / (high - low)
         done = int(model.optimizer.iterations.numpy()) / steps
-        reach = min(1.3, 1.4 - share) * eps * min(1, done / max(share, 1e-9))
+        reach = min(1.3, 1.4 - share) * eps * min(1, done / max(2 * share, 1e-9))
         pgd_steps = max(2, round(0.5 + 15 * share))
         size = min(0.75, 2 / pgd_steps) * reach
         how = {"steps": pgd_steps, "step_size": size, "clip": clip}
@@ -74,8 +74,8 @@ def robust_attack(
 def robust_optimizer(model: keras.Model, steps: int) -> keras.optimizers.Optimizer:
     """Switch dropout off, and return the recipe's optimizer.
 
-    It is Adam with a rate that rises to fifty times the tutorial's and falls again. In
-    the end the weights are replaced by their average over about a tenth of the steps.
+    It is Adam with a rate that rises from 1e-4 to 1e-2 and falls again. In the end the
+    weights are replaced by their average over about a tenth of the steps.
     The model is compiled afterwards; `steps` are the batches in all epochs together.
     """
     check_model(model)
@@ -86,7 +86,7 @@ def robust_optimizer(model: keras.Model, steps: int) -> keras.optimizers.Optimiz
         if isinstance(layer, keras.layers.Dropout):
             layer.rate = 0.0
     schedule = keras.optimizers.schedules.CosineDecay(
-        1e-4, steps - warmup, alpha=1e-3, warmup_target=5e-3, warmup_steps=warmup
+        1e-4, steps - warmup, alpha=1e-3, warmup_target=1e-2, warmup_steps=warmup
     )
     momentum = max(0.0, 1 - 10 / steps)
     return keras.optimizers.Adam(schedule, use_ema=True, ema_momentum=momentum)
