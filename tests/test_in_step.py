@@ -260,12 +260,6 @@ def test_nested_structures_train_as_they_do_from_a_bare_generator(names, batch):
         assert_allclose(first, second, rtol=1e-6)
 
 
-def test_lists_of_targets_are_refused_at_the_call():
-    """As by Keras, which takes a list for an array; but not inside `fit`."""
-    with pytest.raises((TypeError, ValueError)):
-        in_step(iter([(batch_of_ones()[0], [ONE, TWO])]))
-
-
 @pytest.mark.parametrize(
     ("batches", "error", "message"),
     [
@@ -275,6 +269,8 @@ def test_lists_of_targets_are_refused_at_the_call():
         (iter([np.ones((4, 2))]), TypeError, "batches must"),
         ([{"images": np.ones((4, 2))}], TypeError, "batches must"),
         ([(np.ones((4, 2)), None)], TypeError, "batches must hold arrays, got None"),
+        # As by Keras, which takes a list for an array; but not inside `fit`.
+        ([(ONE, [ONE, TWO])], (TypeError, ValueError), ""),
     ],
 )
 def test_what_is_no_batch_fails_at_the_call(batches, error, message):

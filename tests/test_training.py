@@ -87,14 +87,6 @@ def test_an_epoch_depends_on_the_seed_and_its_number_alone(make_data):
     assert all(other != rows for other in others)
 
 
-def test_batches_of_a_generator_are_drawn_from_numpys_generator_of_their_epoch():
-    rows, _ = record(generator, 5, 1)
-    for epoch in range(3):
-        rng = np.random.default_rng((5, 1, epoch))
-        expected = [rng.integers(1000, size=4).tolist() for _ in range(2)]
-        assert rows[2 * epoch : 2 * epoch + 2] == expected
-
-
 def test_robust_optimizer_stops_all_dropout_and_its_rate_rises_and_falls_once():
     model = network_of(SimpleCNN.build(8, 8, 1, 3), image_shape=(8, 8, 1))
     schedule = robust_optimizer(model, 100)._learning_rate
