@@ -2,14 +2,13 @@
 
 import os
 import socket
-import threading
 import urllib.request
 import warnings
 from pathlib import Path
 
 import numpy as np
 
-from pyimagesearch.core.checks import one_line, shown
+from pyimagesearch.core.checks import one_line
 
 # Keras's data sets: what their files' names begin with in its cache, and their host.
 _STORE = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz"
@@ -42,25 +41,23 @@ def load(data: str) -> tuple[Split, Split]:
         ConnectionError: If the data are not at hand and cannot be downloaded.
         ValueError: If the file cannot be read or holds anything else.
     """
-    if not isinstance(data, str | os.PathLike):
-        raise TypeError(f"data must be a name or a path, got {shown(data)}")
     if data == "digits":
         arrays = _load_digits()
     else:
         arrays = _load_from_keras(data) if data in _FROM_KERAS else _load_npz(data)
+    x_train, y_train, x_test, y_test = arrays
     try:
-        x_train, y_train, x_test, y_test = arrays
         x_train, x_test = _images("x_train", x_train), _images("x_test", x_test)
+        y_train = _class_ids("y_train", y_train, len(x_train))
+        y_test = _class_ids("y_test", y_test, len(x_test))
         if x_train.shape[1:] != x_test.shape[1:]:
             raise ValueError("x_test must hold images of the shape of x_train's")
-        y_train = _class_ids("y_train", y_train, len(x_train), 10_000)
-        classes = int(y_train.max()) + 1
-        if classes < 2:
-            raise ValueError("y_train must hold two or more class ids, got only 0")
-        y_test = _class_ids("y_test", y_test, len(x_test), classes)
+        if y_test.max() > y_train.max():
+            got = f"{y_test.max()}, but y_train ends at {y_train.max()}"
+            raise ValueError(f"y_test must hold class ids of y_train, got {got}")
     except ValueError as error:
         raise ValueError(f"{data}: {error}") from error
-    one_hot = np.eye(classes, dtype=np.float32)
+    one_hot = np.eye(y_train.max() + 1, dtype=np.float32)
     return (x_train, one_hot[y_train]), (x_test, one_hot[y_test])
 
 
@@ -78,31 +75,31 @@ def _load_digits():
     return x_train, y_train, x_test, y_test
 
 
-def _load_npz(path):
+def _load_npz(path, hint=""):
     try:
         with np.load(path, allow_pickle=False) as archive:
             return [archive[key] for key in _KEYS]
     except Exception as error:  # zip, zlib and NumPy raise a dozen kinds
         wanted = f"an .npz file of the arrays {', '.join(_KEYS)}, none pickled"
-        raise ValueError(f"{path} is not {wanted}: {one_line(error)}") from error
+        raise ValueError(f"{path} is not {wanted}: {one_line(error)}{hint}") from error
 
 
 def _load_from_keras(name):
+    from multiprocessing.pool import ThreadPool
+
     import keras
 
     start, url = _FROM_KERAS[name]
     home = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser()
     cached = sorted(home.glob(f"datasets/{start}*"))
     if name == "mnist" and cached:  # Keras would not look into a read-only folder
-        try:
-            return _load_npz(cached[0])
-        except ValueError as error:
-            raise ValueError(f"{error}; delete it to download it again") from error
+        return _load_npz(cached[0], "; delete it to download it again")
     usual = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_PATIENCE)
     try:
-        if not cached:
-            _reach(url)
+        if not cached:  # a thread, for looking up the host's name has no time limit
+            with ThreadPool(1) as pool:
+                pool.apply_async(urllib.request.urlopen, [url]).get(_PATIENCE).close()
         train, test = getattr(keras.datasets, name).load_data()
     except Exception as error:  # what Keras raises
         reason = f"{name} is neither cached nor downloadable: {one_line(error)}"
@@ -112,51 +109,28 @@ def _load_from_keras(name):
     return *train, *test
 
 
-def _reach(url):
-    """Raise unless a host answers in time: looking up its name has no limit."""
-    errors = [TimeoutError(f"no answer from {url} in {_PATIENCE} seconds")]
-
-    def connect():
-        try:
-            urllib.request.urlopen(url).close()
-            errors.clear()
-        except OSError as error:
-            errors[:] = [error]
-
-    thread = threading.Thread(target=connect, daemon=True)
-    thread.start()
-    thread.join(_PATIENCE + 1)
-    if errors:
-        raise errors[0]
-
-
 def _images(key, images):
+    """Return images as float32 `(n, h, w, c)` in [0, 1], or raise."""
     images = images[..., np.newaxis] if images.ndim == 3 else images
     if images.ndim != 4 or images.size == 0 or images.dtype.kind not in "uif":
         got = f"{images.dtype} of shape {images.shape}"
         raise ValueError(f"{key} must be numbers (n, h, w) or (n, h, w, c), got {got}")
-    largest, low, high = (
-        1 if images.dtype.kind == "f" else 255,
-        images.min(),
-        images.max(),
-    )
-    if not (low >= 0 and high <= largest):  # NaN is refused, too
+    largest = 1 if images.dtype.kind == "f" else 255
+    low, high = images.min(), images.max()
+    if not 0 <= low <= high <= largest:  # NaN is refused, too
         got = f"{images.dtype} from {low:g} to {high:g}"
         raise ValueError(f"{key} must be integers to 255 or floats to 1, got {got}")
-    if key == "x_train" and 0 < high < largest / 2 and largest == 255:
+    if key == "x_train" and largest == 255 and 0 < high < 128:
         how = "scale it to 0 to 255, or to floats from 0 to 1"
         text = f"{key} has integers up to {high} only, but is divided by 255: {how}"
         warnings.warn(text, stacklevel=2)
     return np.divide(images, largest, dtype=np.float32)
 
 
-def _class_ids(key, labels, count, classes):
-    if labels.shape not in ((count,), (count, 1)) or labels.dtype.kind not in "ui":
-        got = f"{labels.dtype} of shape {labels.shape}"
-        raise ValueError(
-            f"{key} must be integers ({count},) or ({count}, 1), got {got}"
-        )
-    if labels.min() < 0 or labels.max() >= classes:
-        got = f"{labels.min()} to {labels.max()}"
-        raise ValueError(f"{key} must hold class ids 0 to {classes - 1}, got {got}")
+def _class_ids(key, labels, count):
+    """Return labels as integers `(count,)`, or raise."""
+    is_integer = labels.dtype.kind in "ui"
+    if labels.shape not in ((count,), (count, 1)) or not is_integer or labels.min() < 0:
+        got = f"{labels.dtype} of shape {labels.shape}, such as {labels.min()}"
+        raise ValueError(f"{key} must be {count} class ids from 0 on, got {got}")
     return labels.reshape(count)
