@@ -20,21 +20,17 @@ from pyimagesearch.fgsm import generate_image_adversary
 _PGD_IMAGES, _SQUARE_IMAGES, _QUERIES = 2_000, 200, 1_000
 # The checksum of MNIST as `load` returns it.
 _MNIST = "67de19f2c27025f5e28122f1351ccaf5d07e6ed7cb5bff1a6b78a473d42516da"
-_SETTINGS = {"epochs": 20, "fine_tune_epochs": 10, "batch_size": 64, "eps": 0.1}
-_SETTINGS |= {"honest": False, "recipe": "tutorial", "attack": "fgsm", "split": 0.5}
+_SETTINGS = {
+    ("epochs", 20), ("fine_tune_epochs", 10), ("batch_size", 64), ("eps", 0.1),
+    ("honest", False), ("recipe", "tutorial"), ("attack", "fgsm"), ("split", 0.5),
+}  # fmt: skip
 # The tutorials' losses and accuracies, in the order of their console lines.
 _FIRST = ((0.0443, 0.9892), (17.2824, 0.0170), (0.0594, 0.9844), (0.0366, 0.9906))
 _SECOND = ((0.0477, 0.9891), (14.0658, 0.0188), (0.0315, 0.9906), (0.1190, 0.9641))
 
 
 def check_defence(model: keras.Model, test: Split, run: Run) -> None:
-    """Print what is left of a fine-tuned network when it is attacked as it is now.
-
-    Args:
-        model: A compiled classifier of images in [0, 1].
-        test: Test images and one-hot labels.
-        run: The run that gets the figures.
-    """
+    """Print what is left of a fine-tuned network when it is attacked as it is now."""
     *_, old = (figure["accuracy"] for figure in run.figures.values())
     eps = run.options.eps
     valid = {"eps": eps, "clip": (0, 1), "rng": 0}
@@ -70,10 +66,8 @@ def check_defence(model: keras.Model, test: Split, run: Run) -> None:
 def finish(run: Run, models: dict[str, keras.Model], test: Split) -> None:
     """Compare a run with the tutorial; save its networks, pictures and results."""
     published, given = {}, vars(run.options)
-    is_tutorials = all(
-        given.get(name, value) == value for name, value in _SETTINGS.items()
-    )
-    if is_tutorials and run.checksum == _MNIST:
+    is_tutorial = all(given.get(name, value) == value for name, value in _SETTINGS)
+    if is_tutorial and run.checksum == _MNIST:
         line = "{loss:.4f} {accuracy:.4f}"
         print(f"\n[INFO] {'loss and accuracy':<42}{'published':>16}{'this run':>16}")
         figures = _SECOND if "split" in given else _FIRST
@@ -97,10 +91,7 @@ def save_pictures(
     clip: tuple[float, float] = (0.0, 1.0),
     prefix: str = "",
 ) -> None:
-    """Save the pictures of `draw_pictures` as PNG, or print how to get Matplotlib.
-
-    The files' names begin with the prefix.
-    """
+    """Save the pictures of `draw_pictures` as PNG, or print how to get Matplotlib."""
     if importlib.util.find_spec("matplotlib") is None:
         print("[INFO] no pictures without Matplotlib: pip install matplotlib")
         return

@@ -41,10 +41,7 @@ def release() -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path that replaces `path` at once when it is written.
-
-    So no file is ever half there, whenever the run is killed.
-    """
+    """Yield a temporary path, which replaces `path` as a whole when it is written."""
     temporary = path.with_name(f".partial-{path.name}")
     try:
         yield temporary

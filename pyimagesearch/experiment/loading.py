@@ -16,10 +16,7 @@ from pyimagesearch.training.robust import watched
 
 
 def load_data(options: Namespace) -> tuple[data.Split, data.Split]:
-    """Load the data that the options name, by default MNIST, and set suitable epochs.
-
-    Without MNIST it is the digits.
-    """
+    """Load the data of the options, by default MNIST or else digits; set the epochs."""
     name = options.data or "mnist"
     try:
         train, test = data.load(name)
@@ -55,13 +52,9 @@ def open_run(options: Namespace, *splits: data.Split) -> Run:
 
 
 def load_model(path: str, split: data.Split, to_train: bool = True) -> keras.Model:
-    """Load a saved classifier in Keras's safe mode, or fail if it does not fit.
+    """Load a saved classifier in Keras's safe mode, or fail if it does not fit data.
 
-    Args:
-        path: A `.keras` file.
-        split: Images and one-hot labels that it must take.
-        to_train: Whether it must return probabilities, as the scripts' loss needs, and
-            not logits, or one output for two classes.
+    To train it further, as the scripts do, it must return probabilities, not logits.
     """
     images, classes = split[0][:64], split[1].shape[1]
     try:

@@ -1,6 +1,7 @@
 """The options of the scripts and of the report, checked before TensorFlow is loaded."""
 
 import argparse
+import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -17,33 +18,29 @@ _RECIPES = {"tutorial": ("fgsm", 0.5), "robust": ("robust", 0.0)}  # attack and 
 
 
 def parse_options(description: str, mixed: bool = False) -> argparse.Namespace:
-    """Parse a script's command line.
+    """Parse a script's options, with those that only the mixed script has or without.
 
-    Args:
-        description: The script's docstring, for `--help`.
-        mixed: Whether to offer the mixed script's own options, or else the first's.
+    The description is the script's docstring, for `--help`.
     """
     parser = make_parser(description)
-    add, count = parser.add_argument, {"type": number(int, 1), "metavar": "N"}
-    default = "(default: %(default)s)"
-    for name, what, usual, digits in [
-        ("--epochs", "training", EPOCHS[0], DIGITS_EPOCHS[0]),
-        ("--fine-tune-epochs", "fine-tuning", EPOCHS[1], DIGITS_EPOCHS[1]),
-    ]:
-        what = f"epochs of {what} (default: {usual}; digits: {digits})"
-        add(name, **count, help=what)
-    add("--batch-size", **count, default=64, help=f"images in a batch {default}")
+    add, default = parser.add_argument, "(default: %(default)s)"
+    count, share = number(int, 1), number(float, 0, 1)
+    what = "epochs of training (default: 20; digits: 40)"
+    add("--epochs", type=count, help=what)
+    what = "epochs of fine-tuning (default: 10; digits: 30)"
+    add("--fine-tune-epochs", type=count, help=what)
+    add("--batch-size", type=count, default=64, help=f"images in a batch {default}")
     what = f"strength of the attack, pixels 0 to 1 {default}"
-    add("--eps", type=number(float, 0, 1), default=0.1, metavar="E", help=what)
+    add("--eps", type=share, default=0.1, help=what)
     what = "start from this trained network, a .keras file"
-    add("--model", type=model_file, metavar="FILE", help=what)
+    add("--model", type=model_file, help=what)
     if mixed:
         what = f"how to fine-tune {default}"
         add("--recipe", choices=_RECIPES, default="tutorial", help=what)
         what = "what makes adversaries in the tutorial recipe (default: fgsm)"
         add("--attack", choices=("fgsm", "rfgsm", "pgd"), help=what)
         what = "share of normal images in a batch (default: 0.5; robust: 0)"
-        add("--split", type=number(float, 0, 1), metavar="X", help=what)
+        add("--split", type=share, help=what)
     else:
         what = "fine-tune on adversaries of training images, not of the test images"
         add("--honest", action="store_true", help=what)
@@ -60,16 +57,14 @@ def parse_options(description: str, mixed: bool = False) -> argparse.Namespace:
     if options.output:
         networks = [(options.output / name).resolve() for name in folder.NETWORKS]
         if options.model and Path(options.model).resolve() in networks:
-            got = f"got {options.model!r}"
-            fail(f"--model must not be a file that --output replaces, {got}")
+            wanted = "must not be a file that --output replaces"
+            fail(f"--model {wanted}, got {options.model!r}")
         others = *folder.NETWORKS, folder.HISTORY, folder.ACCURACY
         hold_output(options, folder.RESULTS, *others)
     return options
 
 
-def parse_mixed_options(description: str) -> argparse.Namespace:
-    """Parse the command line of the script that fine-tunes on mixed batches."""
-    return parse_options(description, mixed=True)
+parse_mixed_options = functools.partial(parse_options, mixed=True)
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
@@ -78,21 +73,20 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     parser.error = fail  # one line, without the usage
     add = parser.add_argument
     what = f"{', '.join(NAMES)}, or an .npz file (default: mnist, or digits)"
-    add("--data", type=data, metavar="DATA", help=what)
+    add("--data", type=data, help=what)
     what = "seed of all randomness (default: %(default)s)"
-    add("--seed", type=number(int, 0, 2**32 - 1), metavar="N", default=0, help=what)
+    add("--seed", type=number(int, 0, 2**32 - 1), default=0, help=what)
     what = "folder for results and pictures (default: none are written)"
-    add("--output", type=output_folder, metavar="DIR", help=what)
+    add("--output", type=output_folder, help=what)
     what = "replace an earlier run's results, or another run's state, in --output"
     add("--force", action="store_true", help=what)
     return parser
 
 
 def hold_output(options: argparse.Namespace, *names: str) -> None:
-    """Hold the output folder, or fail.
+    """Hold the output folder, or fail, also if one of these files is in it.
 
-    It fails, too, if one of these files would be replaced unasked; where a killed run
-    has left its state, only the first of them counts.
+    Where a killed run has left its state, only the first of them counts.
     """
     try:
         folder.hold(options.output)
@@ -108,7 +102,7 @@ def hold_output(options: argparse.Namespace, *names: str) -> None:
 def number(kind: type, low: float, high: float = math.inf) -> Callable:
     """Return a type of option: a number of a kind in a range."""
     what = "an integer" if kind is int else "a number"
-    what += f" from {low:,g} on" if high == math.inf else f" from {low:,g} to {high:,}"
+    what += f" from {low:,g} " + ("on" if high == math.inf else f"to {high:,}")
 
     def parse(text):
         try:

@@ -1,7 +1,4 @@
-"""A script's run: what it has done so far, and its results.
-
-With `--output` the folder holds a state from which a killed run goes on.
-"""
+"""A script's run: its figures, and with `--output` a state from which it goes on."""
 
 import csv
 import hashlib
@@ -29,11 +26,8 @@ _FREE = ("output", "force", "quiet", "verbose", "data", "model")
 class Run(keras.callbacks.Callback):
     """A script's run, as a callback of each of its trainings.
 
-    Attributes:
-        options: The script's options.
-        history: A dictionary an epoch: `phase`, `epoch` from 1 on, `seconds`, and what
-            Keras logged.
-        figures: The losses and accuracies that were printed, by what they are of.
+    `figures` are the losses and accuracies that were printed, by what they are of;
+    `history` has a dictionary an epoch.
     """
 
     def __init__(self, options: Namespace, *data: Split):
@@ -54,41 +48,33 @@ class Run(keras.callbacks.Callback):
                     raise
 
     def _read(self, path):
+        arrays, now = {}, self._settings | self._versions
         try:
-            arrays = {}
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            with np.load(path, allow_pickle=False) as archive:
                 meta = json.loads(archive["meta"].item())
                 for name in sorted(set(archive.files) - {"meta"}):
                     arrays.setdefault(name[:-6], []).append(archive[name])
-            was, now = meta["settings"], self._settings | self._versions
-            different = [
-                f"{k} {was.get(k)}, not {now[k]}" for k in now if was.get(k) != now[k]
-            ]
-            history, seconds = list(meta["history"]), float(meta["seconds"])
+            was, history, seconds = meta["settings"], meta["history"], meta["seconds"]
+            last = history[-1]
         except Exception as error:  # zip, JSON and NumPy raise a dozen kinds
             reason = checks.one_line(error)
             raise ValueError(f"{path} cannot be read: {reason}") from error
+        different = [
+            f"{k} {was.get(k)}, not {v}" for k, v in now.items() if was.get(k) != v
+        ]
         if different:
             differences = "; ".join(different)
             raise ValueError(f"{path.parent} holds an interrupted run: {differences}")
         self._arrays, self.history = arrays, history
         self._started -= seconds
-        last = history[-1]
         print(f"[INFO] going on after epoch {last['epoch']} of {last['phase']}")
 
     def resume(
         self, phase: str, model: keras.Model, watch: WatchRobustness | None = None
-    ) -> tuple:
-        """Bring a compiled model to where it was in a phase.
+    ) -> tuple[np.random.Generator, dict]:
+        """Bring a compiled model, and what watches it, to where they were in a phase.
 
-        Args:
-            phase: "training" or "fine-tuning"; each has its own randomness.
-            model: The model, whose weights are replaced if some epochs are done.
-            watch: What watches the phase, if something does.
-
-        Returns:
-            The NumPy generator for what the epochs draw; and arguments of `fit`:
-            `initial_epoch`, `callbacks`, and how it shows and validates epochs.
+        Returns the generator for what the epochs draw, and arguments of `fit`.
         """
         rows = [row for row in self.history if row["phase"] == phase]
         self._phase, self._watch, done = phase, watch, len(rows)
