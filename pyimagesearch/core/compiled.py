@@ -158,7 +158,7 @@ def example_output(model: keras.Model, images: np.ndarray) -> np.ndarray:
         how = "a single image needs a batch axis, image[np.newaxis]"
         raise ValueError(f"images must be (n, ...), got {given}: {how}")
     is_known = isinstance(takes, tuple) and len(takes) == len(given)
-    if is_known and not tf.TensorShape(takes).is_compatible_with(given):
+    if is_known and not tf.TensorShape(takes[1:]).is_compatible_with(given[1:]):
         shapes = f"{given[1:]}, as dims or images are, but takes {takes[1:]}"
         raise ValueError(f"model must take images of shape {shapes}")
     try:

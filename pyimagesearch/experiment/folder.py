@@ -1,6 +1,8 @@
 """The output folder: held by one run at a time, its files replaced as a whole."""
 
 import contextlib
+import csv
+import json
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -37,6 +39,21 @@ def release() -> None:
     """Release the folders that are held."""
     while _held:
         _held.pop().close()
+
+
+def write_json(path: Path, results: dict) -> None:
+    """Write a JSON file."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(results, indent=2) + "\n")
+
+
+def write_table(path: Path, rows: list[dict]) -> None:
+    """Write a CSV file; where a row lacks a column it stays empty."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    with replacing(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 @contextlib.contextmanager

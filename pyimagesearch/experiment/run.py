@@ -1,6 +1,5 @@
 """A script's run: its figures, and with `--output` a state from which it goes on."""
 
-import csv
 import hashlib
 import json
 import platform
@@ -14,7 +13,14 @@ import numpy as np
 
 from pyimagesearch.core import checks
 from pyimagesearch.experiment.data import Split
-from pyimagesearch.experiment.folder import HISTORY, RESULTS, STATE, replacing
+from pyimagesearch.experiment.folder import (
+    HISTORY,
+    RESULTS,
+    STATE,
+    replacing,
+    write_json,
+    write_table,
+)
 from pyimagesearch.training.epochs import RepeatableEpochs
 from pyimagesearch.training.robust import WatchRobustness
 
@@ -129,28 +135,20 @@ class Run(keras.callbacks.Callback):
         with replacing(self.options.output / STATE) as path:
             np.savez(path, meta=json.dumps(meta), **named)
         (self.options.output / RESULTS).unlink(missing_ok=True)  # from before --force
-        self._write_history()
+        write_table(self.options.output / HISTORY, self.history)
 
     def finish(self, **more: object) -> None:
         """Save the results and more of them; the run needs no state from then on."""
-        self._write_history()  # which lacks a row if the run was killed just before
+        # It lacks a row if the run was killed just before.
+        write_table(self.options.output / HISTORY, self.history)
         seconds = {"run": time.perf_counter() - self._started}
         for row in self.history:
             seconds[row["phase"]] = seconds.get(row["phase"], 0) + row["seconds"]
         paths = {f"--{name}": getattr(self.options, name) for name in ("data", "model")}
         results = {"settings": paths | self._settings, "versions": self._versions}
         results |= {"seconds": seconds, "figures": self.figures, **more}
-        with replacing(self.options.output / RESULTS) as path:
-            path.write_text(json.dumps(results, indent=2) + "\n")
+        write_json(self.options.output / RESULTS, results)
         (self.options.output / STATE).unlink(missing_ok=True)
-
-    def _write_history(self):
-        names = dict.fromkeys(name for row in self.history for name in row)
-        path = self.options.output / HISTORY
-        with replacing(path) as temporary, temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, names, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(self.history)
 
 
 def checksum(*data: Split) -> str:

@@ -3,15 +3,13 @@
 python -m pyimagesearch.robustness MODEL.keras [MODEL.keras ...]
 """
 
-import csv
-import json
 from argparse import Namespace
 from pathlib import Path
 
 from pyimagesearch.core.checks import one_line
+from pyimagesearch.experiment import folder
 from pyimagesearch.experiment import options as shared
 from pyimagesearch.experiment.console import fail, run_script
-from pyimagesearch.experiment.folder import ROBUSTNESS, replacing
 
 _ATTACKER_IMAGES = 10_000
 _LEGEND = """
@@ -23,22 +21,18 @@ def parse_options(description: str) -> Namespace:
     """Parse the command line, before TensorFlow is loaded."""
     parser = shared.make_parser(description.splitlines()[0])
     parser.usage = "python -m pyimagesearch.robustness MODEL.keras [...] [option ...]"
-    add, count = parser.add_argument, {"type": shared.number(int, 1), "metavar": "N"}
-    paths = {"nargs": "+", "type": shared.model_file, "metavar": "MODEL.keras"}
-    add("models", **paths, help="saved models, first of all")
+    add, count = parser.add_argument, shared.number(int, 1)
+    what = "saved models, first of all"
+    add("models", nargs="+", type=shared.model_file, help=what)
     what = "strengths, in units of the range (default: a tenth of it)"
-    add("--eps", nargs="+", type=shared.number(float, 0), metavar="E", help=what)
+    add("--eps", nargs="+", type=shared.number(float, 0), help=what)
     what = "how many test images, from the first on (default: %(default)s)"
-    add("--images", **count, default=1000, help=what)
+    add("--images", type=count, default=1000, help=what)
     what = "queries of the Square attack (default: %(default)s)"
-    add("--queries", **count, default=2000, help=what)
-    what = "pixel range that the models expect (default: 0 1)"
-    bounds = {
-        "nargs": 2,
-        "type": shared.number(float, -1e9, 1e9),
-        "metavar": ("LOW", "HIGH"),
-    }
-    add("--range", **bounds, default=[0.0, 1.0], help=what)
+    add("--queries", type=count, default=2000, help=what)
+    what = "pixel range that the models expect, LOW HIGH (default: 0 1)"
+    bound = shared.number(float, -1e9, 1e9)
+    add("--range", nargs=2, type=bound, default=[0.0, 1.0], help=what)
     what = "add an attacker who sees only the models' answers"
     add("--transfer", action="store_true", help=what)
     options = parser.parse_args()
@@ -50,7 +44,7 @@ def parse_options(description: str) -> Namespace:
         fail(f"--eps must be from 0 to the range's {high - low:g}, got {largest:g}")
     options.models = name_models(options.models)
     if options.output:
-        shared.hold_output(options, ROBUSTNESS)
+        shared.hold_output(options, folder.ROBUSTNESS)
     return options
 
 
@@ -130,15 +124,9 @@ def write(reports: dict[str, list], options: Namespace) -> None:
     names = ("models", "data", "images", "queries", "range", "transfer", "seed")
     results = {name: getattr(options, name) for name in names}
     rows = {name: [row._asdict() for row in reports[name]] for name in reports}
-    with replacing(options.output / ROBUSTNESS) as path:
-        text = json.dumps(results | {"results": rows}, indent=2, allow_nan=False)
-        path.write_text(f"{text}\n")
+    folder.write_json(options.output / folder.ROBUSTNESS, results | {"results": rows})
     lines = [{"model": name} | row for name in rows for row in rows[name]]
-    table = options.output / "robustness.csv"
-    with replacing(table) as path, path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, lines[0])
-        writer.writeheader()
-        writer.writerows(lines)
+    folder.write_table(options.output / "robustness.csv", lines)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ from pyimagesearch.core import checks
 from pyimagesearch.core.compiled import predict_logits
 from pyimagesearch.core.gradients import check_outputs
 from pyimagesearch.core.warning import warn
-from pyimagesearch.robustness.classifier import check_accuracy, class_ids, find_doubts
-from pyimagesearch.robustness.suite import SQUARE, make_suite
+from pyimagesearch.robustness.classifier import check_accuracy, read_labels
+from pyimagesearch.robustness.suite import SQUARE, TRANSFER, make_suite
 from pyimagesearch.robustness.transfer import train_substitute
 
 _DOUBTED_IMAGES = 200
@@ -20,26 +20,30 @@ _PASSES = 16  # over which the answers of a model that answers at random are ave
 
 
 class Row(NamedTuple):
-    """What an attack leaves of a classifier.
-
-    Attributes:
-        attack: Name of the attack.
-        eps: Largest change that it may make, in the units of the images.
-        accuracy: Share of all images that stay correct, 0 to 1.
-        loss: Mean cross-entropy.
-        seconds: Time that the attack took.
-        mean_perturbation: Mean absolute change of a value, over all images, also
-            those that are not attacked.
-        largest_perturbation: Largest absolute change of a value.
-    """
+    """What an attack leaves of a classifier; changes are in the images' units."""
 
     attack: str
-    eps: float
-    accuracy: float
-    loss: float
+    eps: float  # largest change that the attack may make
+    accuracy: float  # share of all images that stay correct, 0 to 1
+    loss: float  # mean cross-entropy
     seconds: float
-    mean_perturbation: float
+    mean_perturbation: float  # absolute change of a value, mean over all images
     largest_perturbation: float
+
+
+class _Outcome(NamedTuple):
+    """What became of each image: its adversary, whether it is right, and its loss."""
+
+    images: np.ndarray
+    correct: np.ndarray
+    losses: np.ndarray
+
+    def copy(self):
+        return _Outcome(*(array.copy() for array in self))
+
+    def damage(self):
+        """Return from 1 on where the model is fooled, else less; it grows with loss."""
+        return np.where(self.correct, self.losses / (1 + self.losses), 1 + self.losses)
 
 
 def evaluate_robustness(
@@ -58,10 +62,9 @@ def evaluate_robustness(
 ) -> list[Row]:
     """Attack a classifier in many ways, on valid images only.
 
-    An image that the model gets wrong unaided has fallen to every attack, and is not
-    attacked. Each attack starts on all others, so that its row is its own; only the
-    Square attack, which takes longest, gets what the others leave, as its name says. In
-    the row `worst case` an image is correct only if every attack failed on it.
+    An image that is wrong when clean is not attacked, and counts as wrong throughout.
+    Every attack gets all others, but the slow Square attack only what is left. In the
+    row `worst case` an image is correct only if every attack failed on it.
 
     It warns where gradients seem to mislead the attacks: if PGD is weaker than FGSM,
     the black-box attack or the Square attack, if three times the steps leave a point
@@ -75,14 +78,12 @@ def evaluate_robustness(
         labels: One-hot rows or class ids.
         eps: Largest change of a value, in the units of the images; or several.
         clip: The valid range of a value, `(low, high)`.
-        steps: Steps of PGD; fewer of them are weaker, and for large models.
+        steps: Steps of PGD; fewer are quicker and weaker.
         queries: Queries of the Square attack; likewise.
-        attacker_images: Images of an attacker who cannot see the weights. Their
-            adversaries are made against a substitute (`train_substitute`), whose
-            training is not timed.
-        from_logits: Whether the model returns logits, where its last operation does not
-            tell. By default the loss says so that it was compiled with, or else its
-            answers to the images do.
+        attacker_images: Images of a black-box attacker, who attacks a substitute for
+            the model (`train_substitute`); its training is not timed.
+        from_logits: Whether the model returns logits. By default its last operation
+            tells, or the loss that it was compiled with, or its answers.
         rng: Seed or NumPy generator; by default a seed from NumPy's global state.
         verbose: Whether to show a progress bar; by default on a terminal.
 
@@ -90,9 +91,9 @@ def evaluate_robustness(
         The row `clean`, then for each eps a row per attack and the worst case.
 
     Raises:
-        TypeError: If an argument is of a wrong type.
-        ValueError: If an argument is out of range or does not fit the model, if the
-            model is no classifier, or returns NaN or infinity.
+        TypeError, ValueError: If an argument is of a wrong type, out of range or does
+            not fit the model, or if the model is no classifier, or returns NaN or
+            infinity.
     """
     if clip is None:
         raise ValueError("clip must be (low, high), got None")
@@ -100,10 +101,10 @@ def evaluate_robustness(
     width = float(clip[1] - clip[0])
     all_eps = checks.array("eps", eps).ravel().tolist()
     all_eps = dict.fromkeys(checks.number_in("eps", e, 0, width) for e in all_eps)
-    limits = [checks.positive_integer("steps", steps)]
-    limits.append(checks.positive_integer("queries", queries))
+    steps = checks.positive_integer("steps", steps)
+    queries = checks.positive_integer("queries", queries)
     rng = checks.generator(rng)
-    labels = class_ids(model, images, labels, from_logits)
+    ids, targets = read_labels(model, images, labels, from_logits)
 
     def predict(given):
         logits = sum(predict_logits(model, given, from_logits) for _ in range(passes))
@@ -119,75 +120,92 @@ def evaluate_robustness(
             f"differ, so answers are averaged over {passes} of them"
         )
     elif from_logits is None:
-        check_accuracy(model, images, labels, logits)
+        check_accuracy(model, images, ids, targets, logits)
     substitute = None
     if attacker_images is not None:
         own, *_ = checks.attack_arguments("attacker_images", attacker_images, 0, clip)
-        if own.ndim != 4 or own.shape[1:] != images.shape[1:]:
-            got = f"{own.shape} for images {images.shape}"
-            raise ValueError(f"attacker_images must be (n, h, w, c), too, got {got}")
+        if images.ndim != 4 or own.shape[1:] != images.shape[1:]:
+            shapes = f"{own.shape} for images {images.shape}"
+            raise ValueError(f"attacker_images must be (n, h, w, c), got {shapes}")
         answers = predict(own).argmax(axis=1)
         substitute = train_substitute(own, answers, clip, logits.shape[1], rng=rng)
-    suite = make_suite(model, substitute, predict, clip, *limits, from_logits, rng)
+    suite = make_suite(
+        model, substitute, predict, clip, steps, queries, from_logits, rng
+    )
+    longer = partial(suite["PGD, cross-entropy"], steps=3 * steps)
 
-    def outcome(adversaries, rows):
-        """Return correctness, loss, mean and largest change, each of an image a row."""
-        logits = predict(adversaries).astype(float)
-        changes = np.abs(adversaries - images[rows]).reshape(len(rows), -1)
-        moves = changes.mean(axis=1, dtype=float), changes.max(axis=1)
-        true = logits[np.arange(len(rows)), labels[rows]]
-        losses = np.logaddexp.reduce(logits, axis=1) - true
-        return np.stack([logits.argmax(axis=1) == labels[rows], losses, *moves])
+    def judge(outcome, rows):
+        logits = predict(outcome.images[rows]).astype(float)
+        outcome.correct[rows] = logits.argmax(axis=1) == ids[rows]
+        true = logits[np.arange(len(rows)), ids[rows]]
+        outcome.losses[rows] = np.logaddexp.reduce(logits, axis=1) - true
 
-    def summary(name, eps, outcome, seconds):
-        accuracy, loss, mean, _ = outcome.mean(axis=1)
-        numbers = (accuracy, loss, seconds, mean, outcome[3].max())
-        return Row(name, eps, *map(float, numbers))
+    def attacked(outcome, attack, eps, rows):
+        outcome = outcome.copy()
+        if eps > 0 and rows.size > 0:
+            outcome.images[rows] = attack(images[rows], ids[rows], eps)
+            judge(outcome, rows)
+        return outcome
 
-    started = time.perf_counter()
-    clean = outcome(images, np.arange(len(images)))
-    table = [summary("clean", 0.0, clean, time.perf_counter() - started)]
+    def add_row(name, eps, outcome, started):
+        seconds = time.perf_counter() - started
+        changes = np.abs(outcome.images - images).reshape(len(images), -1)
+        shares = outcome.correct.mean(), outcome.losses.mean()
+        moves = changes.mean(axis=1, dtype=float).mean(), changes.max()
+        table.append(Row(name, eps, *map(float, (*shares, seconds, *moves))))
+
+    table, started = [], time.perf_counter()
+    clean = _Outcome(images, np.ones(len(images), bool), np.zeros(len(images)))
+    judge(clean, np.arange(len(images)))
+    add_row("clean", 0.0, clean, started)
+    right = np.flatnonzero(clean.correct)
     verbose = checks.is_live() if verbose is None else verbose
     total = len(all_eps) * len(suite)
     progress = keras.utils.Progbar(total, verbose=int(verbose), unit_name="attack")
     for value in all_eps:
-        started, shares = time.perf_counter(), {}
-        worst, worst_images = clean, images.copy()
+        started, worst = time.perf_counter(), clean.copy()
         for name, attack in suite.items():
-            found = (worst if name == SQUARE else clean).copy()
-            before, rows = worst[0].mean(), np.flatnonzero(found[0])
-            attacked, begun = images.copy(), time.perf_counter()
-            if value > 0 and rows.size > 0:
-                attacked[rows] = attack(images[rows], labels[rows], value)
-                found[:, rows] = outcome(attacked[rows], rows)
-            seconds = time.perf_counter() - begun
-            table.append(summary(name, value, found, seconds))
-            shares[name] = table[-1].accuracy
-            is_worse = _damage(found) > _damage(worst)
-            worst = np.where(is_worse, found, worst)
-            worst_images[is_worse] = attacked[is_worse]
+            begun, before = time.perf_counter(), worst.correct.mean()
+            start = worst if name == SQUARE else clean
+            found = attacked(start, attack, value, np.flatnonzero(start.correct))
+            add_row(name, value, found, begun)
+            is_worse = found.damage() > worst.damage()
+            for kept, new in zip(worst, found, strict=True):
+                kept[is_worse] = new[is_worse]
             progress.add(1)
         if passes > 1 and value > 0:  # an unlucky draw is no attack
-            right = np.flatnonzero(clean[0])
-            worst = clean.copy()
-            worst[:, right] = outcome(worst_images[right], right)
-        seconds = time.perf_counter() - started
-        table.append(summary("worst case", value, worst, seconds))
-        if value > 0 and passes == 1:
-            few, left = np.flatnonzero(worst[0])[:_DOUBTED_IMAGES], [1.0, 0.0]
-            if few.size > 0:
-                longer = partial(suite["PGD, cross-entropy"], steps=3 * steps)
-                attacked = (
-                    longer(images[few], labels[few], e) for e in (value, width / 2)
-                )
-                left = [outcome(adversaries, few)[0].mean() for adversaries in attacked]
-            drops = before - shares[SQUARE], worst[0].mean() * (1 - left[0])
-            for doubt in find_doubts(shares, *drops, left[1]):
-                warn(f"model {model.name!r}, eps {value:g}: {doubt}")
+            judge(worst, right)
+        add_row("worst case", value, worst, started)
+        if passes > 1 or value == 0:
+            continue
+        few = np.flatnonzero(worst.correct)[:_DOUBTED_IMAGES]
+        left, at_largest = (
+            attacked(worst, longer, e, few).correct[few].sum() / max(1, few.size)
+            for e in (value, width / 2)
+        )
+        shares = {row.attack: row.accuracy for row in table if row.eps == value}
+        drops = before - shares[SQUARE], worst.correct.mean() * (1 - left)
+        for doubt in _find_doubts(shares, *drops, at_largest):
+            reason = f"{doubt}; the true robustness may be far lower"
+            warn(f"model {model.name!r}, eps {value:g}: {reason}")
     return table
 
 
-def _damage(outcome):
-    """Return from 1 on where the model is fooled, else less, rising with the loss."""
-    correct, losses, *_ = outcome
-    return np.where(correct, losses / (1 + losses), 1 + losses)
+def _find_doubts(shares, square, longer, at_largest):
+    """Return what speaks for gradients that mislead the attacks.
+
+    Given are the accuracies under each attack, by how much the Square attack and more
+    steps lower the worst case, and what withstands an eps that can make images grey.
+    Source: Athalye et al., "Obfuscated gradients give a false sense of security", 2018.
+    """
+    pgd = min(share for name, share in shares.items() if name.startswith("PGD"))
+    transfer = shares.get(TRANSFER, 1)
+    doubts = {
+        "PGD is weaker than FGSM": pgd > shares["FGSM"] + 0.01,
+        "the black-box attack is stronger than PGD": pgd > transfer + 0.01,
+        f"the Square attack, without a gradient, leaves {square:.1%} less": square
+        > 0.01,
+        f"more steps and restarts leave {longer:.1%} less": longer > 0.01,
+        f"{at_largest:.1%} withstand even half of the range": at_largest > 0.05,
+    }
+    return [doubt for doubt, holds in doubts.items() if holds]

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from functools import partial
 
-import keras
 import numpy as np
 
 from pyimagesearch.attacks import (
@@ -20,68 +19,62 @@ _RESTARTS, _TARGETS = 2, 5
 
 
 def make_suite(
-    model: keras.Model,
-    substitute: keras.Model | None,
-    predict: Callable[[np.ndarray], np.ndarray],
-    clip: tuple[float, float],
-    steps: int,
-    queries: int,
-    from_logits: bool | None,
-    rng: np.random.Generator,
+    model, substitute, predict, clip, steps, queries, from_logits, rng
 ) -> dict[str, Callable]:
     """Return the attacks by name, in the order of the report.
 
-    Arguments as for `evaluate_robustness`; `substitute` is what the black-box attacker
-    has instead of the model, `predict` returns the model's logits.
+    The black-box attacker has the substitute, or None; `predict` returns logits.
     """
-    entropy = {"loss": OnLogits("cross_entropy", from_logits)}
-    margin = {"loss": OnLogits("margin", from_logits)}
-    settings = {"clip": clip, "rng": rng}
-    pgd = partial(projected_gradient_descent, model, **settings)
+    entropy = OnLogits("cross_entropy", from_logits)
+    margin = OnLogits("margin", from_logits)
+    valid = {"clip": clip, "rng": rng}
+    pgd = partial(projected_gradient_descent, model, **valid)
+    plain = partial(pgd, steps=10, random_start=False, loss=entropy)
 
-    def uniform_noise(images, labels, eps):
+    def uniform_noise(images, ids, eps):
         noise = rng.uniform(-eps, eps, images.shape).astype(np.float32)
         return np.clip(images + noise, *clip)
 
-    def random_signs(images, labels, eps):
+    def random_signs(images, ids, eps):
         noise = rng.choice(np.float32([-eps, eps]), images.shape)
         return np.clip(images + noise, *clip)
 
-    def bim(images, labels, eps):
-        size = {"step_size": eps / 10, "random_start": False}
-        return pgd(images, labels, eps, steps=10, **size, **entropy)
+    def bim(images, ids, eps):
+        return plain(images, ids, eps, step_size=eps / 10)
 
-    def strong(images, labels, eps, attack=pgd, steps=steps, **more):
+    def strong(images, ids, eps, attack=pgd, steps=steps, **more):
         sizes = shrinking_steps(eps, steps)
-        return attack(images, labels, eps, steps=steps, step_size=sizes, **more)
+        return attack(images, ids, eps, steps=steps, step_size=sizes, **more)
 
-    def targeted(images, labels, eps):
+    def targeted(images, ids, eps):
         """Go for the likeliest wrong classes, one after the other."""
         logits = predict(images)
-        logits[np.arange(len(labels)), labels] = -np.inf
+        logits[np.arange(len(ids)), ids] = -np.inf
         likeliest = np.argsort(-logits, axis=1)[:, :-1]  # but for the true class
         adversaries, left = images.copy(), np.arange(len(images))
         for goal in likeliest.T[:_TARGETS]:
             if left.size > 0:
-                given = images[left], goal[left]
-                adversaries[left] = strong(*given, eps, targeted=True, **margin)
+                adversaries[left] = strong(
+                    images[left], goal[left], eps, targeted=True, loss=margin
+                )
                 answers = predict(adversaries[left]).argmax(axis=1)
-                left = left[answers == labels[left]]
+                left = left[answers == ids[left]]
         return adversaries
 
     attacks = {
         "uniform noise": uniform_noise,
         "random signs": random_signs,
-        "FGSM": partial(generate_image_adversary, model, clip=clip, **entropy),
+        "FGSM": partial(generate_image_adversary, model, clip=clip, loss=entropy),
         "BIM": bim,
-        "PGD, cross-entropy": partial(strong, restarts=_RESTARTS, **entropy),
-        "PGD, margin": partial(strong, restarts=_RESTARTS, **margin),
+        "PGD, cross-entropy": partial(strong, restarts=_RESTARTS, loss=entropy),
+        "PGD, margin": partial(strong, restarts=_RESTARTS, loss=margin),
         "PGD, targeted": targeted,
     }
     if substitute is not None:
-        transfer = partial(projected_gradient_descent, substitute, **settings)
+        transfer = partial(projected_gradient_descent, substitute, **valid)
         attacks[TRANSFER] = partial(strong, attack=transfer)
-    square = {"queries": queries, "from_logits": from_logits, **settings}
-    attacks[SQUARE] = partial(square_attack, model, **square)
+    attacks[SQUARE] = partial(
+        square_attack, model, queries=queries, from_logits=from_logits, **valid
+    )
     once = each_warning_once(set())
     return {name: once(attack) for name, attack in attacks.items()}

@@ -1,11 +1,10 @@
 """The black-box attack: adversaries against a substitute that copies its target."""
 
-import math
-
 import keras
 import numpy as np
 
 from pyimagesearch.core import checks
+from pyimagesearch.core.compiled import one_hot
 from pyimagesearch.simplecnn import SimpleCNN
 from pyimagesearch.training.epochs import RepeatableEpochs, shuffled
 
@@ -36,38 +35,32 @@ def train_substitute(
         A SimpleCNN for such images.
 
     Raises:
-        TypeError: If an argument is of a wrong type.
-        ValueError: If an argument is out of range or does not fit the others.
+        TypeError, ValueError: If an argument is of a wrong type, out of range or does
+            not fit the others.
 
     Source: Papernot et al., "Transferability in machine learning", 2016.
     """
     images, _, (low, high) = checks.attack_arguments("images", images, 0, clip)
     width = float(high - low)
     if images.ndim != 4 or not 0 < width < np.inf:
-        got = f"shape {images.shape}, range {clip}"
-        raise ValueError(
-            f"images must be (n, h, w, c) in a clip (low, high), got {got}"
-        )
-    ids = checks.array("answers", answers)
-    if ids.shape != (len(images),):
-        got = f"shape {ids.shape}"
-        raise ValueError(f"answers must be {len(images)} class ids, got {got}")
-    classes = max(2, int(ids.max()) + 1) if classes is None else classes
+        shapes = f"{images.shape} in {clip}"
+        raise ValueError(f"images must be (n, h, w, c) in a clip, got {shapes}")
+    if classes is None:
+        classes = max(2, int(checks.array("answers", answers).max()) + 1)
     checks.positive_integer("classes", classes)
-    if not ((ids % 1 == 0) & (ids >= 0) & (ids < classes)).all():
-        got = f"{ids.min():g} to {ids.max():g}"
-        raise ValueError(f"answers must be class ids 0 to {classes - 1}, got {got}")
+    ids = one_hot("answers", answers, len(images), (classes,)).argmax(axis=1)
     network = SimpleCNN.build(*images.shape[2:0:-1], images.shape[3], classes)
     epochs = RepeatableEpochs(*checks.generator(rng).integers(2**31, size=2))
-    for weight in network.trainable_weights:
-        if weight.name == "kernel":  # drawn as Keras does, but from this generator
-            *field, fan_in, fan_out = weight.shape
-            limit = math.sqrt(6 / (fan_in + fan_out) / math.prod(field))
-            weight.assign(epochs.rng.uniform(-limit, limit, weight.shape))
+    for weight in network.trainable_weights:  # the same values in another order
+        weight.assign(epochs.rng.permuted(weight.numpy()))
     scale = keras.layers.Rescaling(1 / width, -float(low) / width)
     substitute = keras.Sequential([keras.Input(images.shape[1:]), scale, network])
     substitute.compile("adam", "sparse_categorical_crossentropy")
-    batches, steps = shuffled((images, ids), 64, epochs.rng), _STEPS
-    settings = {"callbacks": [epochs], "shuffle": False, "verbose": 0}
-    substitute.fit(batches, steps_per_epoch=steps, **settings)
+    substitute.fit(
+        shuffled((images, ids), 64, epochs.rng),
+        steps_per_epoch=_STEPS,
+        callbacks=[epochs],
+        shuffle=False,
+        verbose=0,
+    )
     return substitute
