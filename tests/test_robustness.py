@@ -5,7 +5,7 @@ import warnings
 import keras
 import numpy as np
 import pytest
-from conftest import build_classifier, under_policy
+from conftest import answers, build_classifier, two_outputs, under_policy
 from keras import layers, ops
 from sklearn.datasets import load_digits
 
@@ -33,10 +33,6 @@ ATTACKS = [
 quick = functools.partial(evaluate_robustness, steps=5, queries=50, verbose=False)
 sparse_loss = keras.losses.SparseCategoricalCrossentropy
 binary_loss = keras.losses.BinaryCrossentropy
-
-
-def answers(model, images):
-    return np.asarray(model(images)).argmax(axis=-1)
 
 
 def messages(found):
@@ -308,6 +304,17 @@ def test_clean_row_never_disagrees_with_the_compiled_accuracy(images):
     assert quick(model, images, labels, from_logits=True)[0].accuracy == 1
 
 
+def test_a_model_that_was_compiled_for_other_labels_is_evaluated(model, images):
+    """Its own loss takes class ids and is hidden in a function."""
+
+    def loss(targets, outputs):
+        return keras.losses.sparse_categorical_crossentropy(targets, outputs)
+
+    model.compile("adam", loss, metrics=["accuracy"])
+    labels = answers(model, images)
+    assert quick(model, images, labels, 0.0)[0].accuracy == 1
+
+
 def test_report_follows_a_model_that_was_compiled_again(images):
     scale = layers.Rescaling(1.0)
     inner = build_classifier()
@@ -360,12 +367,6 @@ def test_what_is_no_classifier_is_refused(build, labels, message, images):
     assert len(str(raised.value)) <= 300 and "\n" not in str(raised.value)
 
 
-def two_outputs():
-    inputs = keras.Input((6, 6, 1))
-    hidden = layers.Flatten()(inputs)
-    return keras.Model(inputs, [layers.Dense(3)(hidden), layers.Dense(2)(hidden)])
-
-
 def diverged():
     model = build_classifier()
     model.set_weights([np.full_like(array, np.nan) for array in model.get_weights()])
@@ -373,37 +374,23 @@ def diverged():
 
 
 @pytest.mark.parametrize(
-    ("changed", "error", "message"),
+    ("changed", "message"),
     [
-        ({"images": np.full((20, 6, 6, 1), 1.1)}, ValueError, "images .*1.1"),
-        ({"images": np.zeros((6, 6, 1)), "labels": [1]}, ValueError, "batch axis"),
-        ({"clip": None}, ValueError, "clip .*None"),
-        ({"clip": (1, 0)}, ValueError, "clip"),
-        ({"clip": (0, 0)}, ValueError, "clip"),
-        ({"eps": [0.1, -0.1]}, ValueError, "eps .*-0.1"),
-        ({"eps": 1.5}, ValueError, "eps .*0 to 1.*1.5"),
-        ({"steps": 0}, ValueError, "steps .*0"),
-        ({"queries": 0}, ValueError, "queries .*0"),
-        ({"labels": np.full(20, 3)}, ValueError, "labels .*3"),
-        ({"model": "m"}, TypeError, "model .*str"),
-        ({"model": two_outputs()}, ValueError, "one output"),
-        ({"model": diverged()}, ValueError, "NaN or infinity for 20 of 20"),
-        ({"rng": "a"}, TypeError, "rng"),
-        (
-            {"attacker_images": np.zeros((3, 5, 5, 1))},
-            ValueError,
-            "attacker_images .*5, 5, 1",
-        ),
-        (
-            {"attacker_images": np.full((3, 6, 6, 1), 255)},
-            ValueError,
-            "attacker_images .*255",
-        ),
+        ({"images": np.full((20, 6, 6, 1), 1.1)}, "images .*1.1"),
+        ({"images": np.zeros((6, 6, 1)), "labels": [1]}, "batch axis"),
+        ({"clip": None}, "clip .*None"),
+        ({"clip": (0, 0)}, "clip"),
+        ({"eps": [0.1, -0.1]}, "eps .*-0.1"),
+        ({"eps": 1.5}, "eps .*0 to 1.*1.5"),
+        ({"model": two_outputs()}, "one output"),
+        ({"model": diverged()}, "NaN or infinity for 20 of 20"),
+        ({"attacker_images": np.zeros((3, 5, 5, 1))}, "attacker_.*5, 5"),
+        ({"attacker_images": np.full((3, 6, 6, 1), 9)}, "attacker_.*9"),
     ],
 )
-def test_wrong_arguments_are_named(model, images, labels, changed, error, message):
+def test_wrong_arguments_are_named(model, images, labels, changed, message):
     arguments = {"model": model, "images": images, "labels": labels}
-    with pytest.raises(error, match=message):
+    with pytest.raises(ValueError, match=message):
         evaluate_robustness(**(arguments | changed))
 
 
@@ -693,14 +680,3 @@ def test_worst_case_is_no_weaker_than_arts_auto_pgd():
     *_, worst = evaluate_robustness(model, images, labels, 0.1, rng=0, verbose=False)
     assert 0.1 < stands.mean() < 0.95  # otherwise it says little
     assert worst.accuracy <= stands.mean()
-
-
-def test_a_model_that_was_compiled_for_other_labels_is_evaluated(model, images):
-    """Its own loss takes class ids and is hidden in a function."""
-
-    def loss(targets, outputs):
-        return keras.losses.sparse_categorical_crossentropy(targets, outputs)
-
-    model.compile("adam", loss, metrics=["accuracy"])
-    labels = answers(model, images)
-    assert quick(model, images, labels, 0.0)[0].accuracy == 1

@@ -22,7 +22,7 @@ def parse_options(description: str) -> Namespace:
     parser = shared.make_parser(description.splitlines()[0])
     parser.usage = "python -m pyimagesearch.robustness MODEL.keras [...] [option ...]"
     add, count = parser.add_argument, shared.number(int, 1)
-    what = "saved models, first of all"
+    what = "saved models, before all options"
     add("models", nargs="+", type=shared.model_file, help=what)
     what = "strengths, in units of the range (default: a tenth of it)"
     add("--eps", nargs="+", type=shared.number(float, 0), help=what)
