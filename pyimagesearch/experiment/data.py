@@ -52,12 +52,13 @@ def load(data: str) -> tuple[Split, Split]:
         y_test = _class_ids("y_test", y_test, len(x_test))
         if x_train.shape[1:] != x_test.shape[1:]:
             raise ValueError("x_test must hold images of the shape of x_train's")
-        if y_test.max() > y_train.max():
-            got = f"{y_test.max()}, but y_train ends at {y_train.max()}"
-            raise ValueError(f"y_test must hold class ids of y_train, got {got}")
+        classes = int(y_train.max()) + 1
+        if y_test.max() >= classes:
+            wanted = f"class ids 0 to {classes - 1}, as y_train"
+            raise ValueError(f"y_test must hold {wanted}, got {y_test.max()}")
     except ValueError as error:
         raise ValueError(f"{data}: {error}") from error
-    one_hot = np.eye(y_train.max() + 1, dtype=np.float32)
+    one_hot = np.eye(classes, dtype=np.float32)
     return (x_train, one_hot[y_train]), (x_test, one_hot[y_test])
 
 
@@ -129,8 +130,9 @@ def _images(key, images):
 
 def _class_ids(key, labels, count):
     """Return labels as integers `(count,)`, or raise."""
-    is_integer = labels.dtype.kind in "ui"
-    if labels.shape not in ((count,), (count, 1)) or not is_integer or labels.min() < 0:
-        got = f"{labels.dtype} of shape {labels.shape}, such as {labels.min()}"
-        raise ValueError(f"{key} must be {count} class ids from 0 on, got {got}")
+    if labels.shape not in ((count,), (count, 1)) or labels.dtype.kind not in "ui":
+        got = f"{labels.dtype} of shape {labels.shape}"
+        raise ValueError(f"{key} must be {count} integers, class ids, got {got}")
+    if labels.min() < 0:
+        raise ValueError(f"{key} must hold class ids from 0 on, got {labels.min()}")
     return labels.reshape(count)
