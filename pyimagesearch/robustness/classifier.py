@@ -3,13 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
+from pyimagesearch.core import losses
 from pyimagesearch.core.compiled import chunks, example_output, one_hot
-from pyimagesearch.core.losses import (
-    are_probabilities,
-    compiled_from_logits,
-    compiled_loss,
-    takes_class_ids,
-)
 
 _ACCURACIES = ("accuracy", "acc", "binary_accuracy", "categorical_accuracy")
 
@@ -30,9 +25,9 @@ def read_labels(model, images, labels, from_logits) -> tuple[np.ndarray, np.ndar
             f"labels must be {wanted}, got {got}: only classifiers are evaluated, not "
             "regression, nor several labels an image"
         )
-    is_unknown = from_logits is None and compiled_from_logits(model) is None
-    is_compiled = compiled_loss(model) is not None
-    if single and is_compiled and is_unknown and not are_probabilities(example):
+    is_other = losses.compiled_loss(model) and not losses.are_probabilities(example)
+    is_unknown = from_logits is None and losses.compiled_from_logits(model) is None
+    if single and is_other and is_unknown:
         raise ValueError(
             f"model {model.name!r} was compiled with another loss than a classifier's: "
             "give from_logits=True if its one output is a logit"
@@ -42,10 +37,10 @@ def read_labels(model, images, labels, from_logits) -> tuple[np.ndarray, np.ndar
 
 def check_accuracy(model, images, ids, targets, logits) -> None:
     """Raise if a compiled model's own accuracy is not that of these logits."""
-    loss = compiled_loss(model)
+    loss = losses.compiled_loss(model)
     if loss is None:
         return
-    given = ids if takes_class_ids(loss) else targets
+    given = ids if losses.takes_class_ids(loss) else targets
     try:
         own = model.evaluate(images, given, verbose=0, return_dict=True)
     except (TypeError, ValueError, tf.errors.OpError):

@@ -173,7 +173,7 @@ def evaluate_robustness(
             for kept, new in zip(worst, found, strict=True):
                 kept[is_worse] = new[is_worse]
             progress.add(1)
-        if passes > 1 and value > 0:  # an unlucky draw is no attack
+        if passes > 1 and value > 0 and right.size > 0:  # unlucky draws are no attack
             judge(worst, right)
         add_row("worst case", value, worst, started)
         if passes > 1 or value == 0:
@@ -191,7 +191,7 @@ def evaluate_robustness(
     return table
 
 
-def _find_doubts(shares, square, longer, at_largest):
+def _find_doubts(shares, drop, longer, at_largest):
     """Return what speaks for gradients that mislead the attacks.
 
     Given are the accuracies under each attack, by how much the Square attack and more
@@ -203,8 +203,7 @@ def _find_doubts(shares, square, longer, at_largest):
     doubts = {
         "PGD is weaker than FGSM": pgd > shares["FGSM"] + 0.01,
         "the black-box attack is stronger than PGD": pgd > transfer + 0.01,
-        f"the Square attack, without a gradient, leaves {square:.1%} less": square
-        > 0.01,
+        f"the Square attack, without a gradient, leaves {drop:.1%} less": drop > 0.01,
         f"more steps and restarts leave {longer:.1%} less": longer > 0.01,
         f"{at_largest:.1%} withstand even half of the range": at_largest > 0.05,
     }

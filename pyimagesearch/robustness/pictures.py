@@ -53,8 +53,8 @@ def draw_pictures(
         rows = {"image": images[few], "change": changes, "adversary": attacked[1][few]}
         title = "Images before and after the attack"
         figures[f"adversaries_{name}"] = draw(title, rows, labels[few])
-        title, rows = f"An attack step by step, eps {eps:g}", {"": steps}
-        figures[f"steps_{name}"] = draw(title, rows, np.repeat(label, _EXAMPLES))
+        title = f"An attack step by step, eps {eps:g}"
+        figures[f"steps_{name}"] = draw(title, {"": steps}, np.repeat(label, _EXAMPLES))
     figures["accuracy"] = plot_accuracy(curves, f"PGD, 40 steps, {len(images)} images")
     return figures
 
@@ -91,9 +91,10 @@ def _draw(model, eps, clip, title, rows, labels):
         if not is_change:
             chances = keras.ops.softmax(predict_logits(model, images)).numpy()
             for axis, label, row in zip(axes, labels, chances, strict=True):
-                title, (colour, width) = f"{row.argmax()}, {row.max():.0%}", _RIGHT
-                if row.argmax() != label:
-                    title, (colour, width) = f"✗ not {label}: {title}", _WRONG
+                is_right = row.argmax() == label
+                colour, width = _RIGHT if is_right else _WRONG
+                mark = "" if is_right else f"✗ not {label}: "
+                title = f"{mark}{row.argmax()}, {row.max():.0%}"
                 axis.set_title(title, fontsize=10, color=colour)
                 axis.spines[:].set(color=colour, linewidth=width)
     return figure

@@ -5,11 +5,7 @@ from functools import partial
 
 import numpy as np
 
-from pyimagesearch.attacks import (
-    projected_gradient_descent,
-    shrinking_steps,
-    square_attack,
-)
+from pyimagesearch import attacks
 from pyimagesearch.core.losses import OnLogits
 from pyimagesearch.core.warning import each_warning_once
 from pyimagesearch.fgsm import generate_image_adversary
@@ -28,7 +24,7 @@ def make_suite(
     entropy = OnLogits("cross_entropy", from_logits)
     margin = OnLogits("margin", from_logits)
     valid = {"clip": clip, "rng": rng}
-    pgd = partial(projected_gradient_descent, model, **valid)
+    pgd = partial(attacks.projected_gradient_descent, model, **valid)
     plain = partial(pgd, steps=10, random_start=False, loss=entropy)
 
     def uniform_noise(images, ids, eps):
@@ -43,7 +39,7 @@ def make_suite(
         return plain(images, ids, eps, step_size=eps / 10)
 
     def strong(images, ids, eps, attack=pgd, steps=steps, **more):
-        sizes = shrinking_steps(eps, steps)
+        sizes = attacks.shrinking_steps(eps, steps)
         return attack(images, ids, eps, steps=steps, step_size=sizes, **more)
 
     def targeted(images, ids, eps):
@@ -61,7 +57,7 @@ def make_suite(
                 left = left[answers == ids[left]]
         return adversaries
 
-    attacks = {
+    suite = {
         "uniform noise": uniform_noise,
         "random signs": random_signs,
         "FGSM": partial(generate_image_adversary, model, clip=clip, loss=entropy),
@@ -71,10 +67,10 @@ def make_suite(
         "PGD, targeted": targeted,
     }
     if substitute is not None:
-        transfer = partial(projected_gradient_descent, substitute, **valid)
-        attacks[TRANSFER] = partial(strong, attack=transfer)
-    attacks[SQUARE] = partial(
-        square_attack, model, queries=queries, from_logits=from_logits, **valid
+        transfer = partial(attacks.projected_gradient_descent, substitute, **valid)
+        suite[TRANSFER] = partial(strong, attack=transfer)
+    suite[SQUARE] = partial(
+        attacks.square_attack, model, queries=queries, from_logits=from_logits, **valid
     )
     once = each_warning_once(set())
-    return {name: once(attack) for name, attack in attacks.items()}
+    return {name: once(attack) for name, attack in suite.items()}

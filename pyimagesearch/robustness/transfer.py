@@ -1,5 +1,7 @@
 """The black-box attack: adversaries against a substitute that copies its target."""
 
+import math
+
 import keras
 import numpy as np
 
@@ -47,12 +49,14 @@ def train_substitute(
         raise ValueError(f"images must be (n, h, w, c) in a clip, got {shapes}")
     if classes is None:
         classes = max(2, int(checks.array("answers", answers).max()) + 1)
-    checks.positive_integer("classes", classes)
-    ids = one_hot("answers", answers, len(images), (classes,)).argmax(axis=1)
     network = SimpleCNN.build(*images.shape[2:0:-1], images.shape[3], classes)
+    ids = one_hot("answers", answers, len(images), (classes,)).argmax(axis=1)
     epochs = RepeatableEpochs(*checks.generator(rng).integers(2**31, size=2))
-    for weight in network.trainable_weights:  # the same values in another order
-        weight.assign(epochs.rng.permuted(weight.numpy()))
+    for weight in network.trainable_weights:
+        if weight.name == "kernel":  # drawn as Keras does, but from this generator
+            *field, fan_in, fan_out = weight.shape
+            limit = math.sqrt(6 / (fan_in + fan_out) / math.prod(field))
+            weight.assign(epochs.rng.uniform(-limit, limit, weight.shape))
     scale = keras.layers.Rescaling(1 / width, -float(low) / width)
     substitute = keras.Sequential([keras.Input(images.shape[1:]), scale, network])
     substitute.compile("adam", "sparse_categorical_crossentropy")
