@@ -1,7 +1,4 @@
-"""How robust is a classifier? The report as a function, and as a command.
-
-python -m pyimagesearch.robustness MODEL.keras [MODEL.keras ...]
-"""
+"""How robust is a classifier? The report as a function, and as a command."""
 
 __all__ = ["Row", "evaluate_robustness"]
 
