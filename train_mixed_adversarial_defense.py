@@ -3,7 +3,7 @@
 The run of "Mixing normal images and adversarial images when training CNNs".
 """
 
-from pyimagesearch.experiment.console import report, run_script
+from pyimagesearch.experiment.console import run_script
 from pyimagesearch.experiment.options import parse_mixed_options
 
 
@@ -19,7 +19,8 @@ def main(options):
         in_step,
     )
     from pyimagesearch.experiment import loading
-    from pyimagesearch.experiment.ending import check_defence, finish
+    from pyimagesearch.experiment.ending import check_defence, finish, report
+    from pyimagesearch.experiment.run import Run
     from pyimagesearch.simplecnn import SimpleCNN
     from pyimagesearch.training import robust
     from pyimagesearch.training.epochs import shuffled, steps_of
@@ -29,9 +30,9 @@ def main(options):
 
     print("[INFO] loading MNIST dataset...")
     train, test = loading.load_data(options)
-    run = loading.open_run(options, train, test)
-    test_images, classes = test[0], test[1].shape[1]
-    dims = height, width, depth = test_images.shape[1:]
+    run = Run(options, train, test)
+    dims = height, width, depth = test[0].shape[1:]
+    total, classes = test[1].shape
 
     print("[INFO] compiling model...")
     model = SimpleCNN.build(width, height, depth, classes)
@@ -52,7 +53,6 @@ def main(options):
     report("normal testing images", model, test, run)
 
     print("[INFO] generating adversarial examples with FGSM...\n")
-    total = len(test_images)
     batches = generate_adversarial_batch(model, total, *test, dims, eps=eps, rng=seed)
     adversaries = next(batches)  # every test image once
     report("adversarial testing images", model, adversaries, run)

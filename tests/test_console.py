@@ -291,14 +291,8 @@ def test_folder_is_free_again_whatever_ends_a_script(run_main, tmp_path):
 
 
 def test_folder_that_cannot_be_locked_is_named(tmp_path):
-    (tmp_path / ".lock").write_text("no database, but longer than its header" * 99)
-    with pytest.raises(ValueError, match=r"cannot be used: .*database") as raised:
+    (tmp_path / ".lock").write_text("no database" * 99)
+    with pytest.raises(ValueError, match=r"write to: .*database") as raised:
         folder.hold(tmp_path)
     assert str(tmp_path) in str(raised.value)
     folder.release()
-
-
-def test_an_evaluation_that_gives_nan_is_refused():
-    model = Namespace(evaluate=lambda *_, **__: (float("nan"), 0.1))
-    with pytest.raises(FloatingPointError, match="loss on test images is nan"):
-        console.report("test images", model, (), None)

@@ -108,63 +108,52 @@ def test_help_is_answered_within_half_a_second(start):
         assert finished.returncode == 0 and finished.stderr == ""
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)
         used.append(usage.ru_utime + usage.ru_stime)
-    assert "--output DIR" in finished.stdout
+    assert "--output" in finished.stdout
     assert min(later - earlier for earlier, later in pairwise(used[1:])) < 0.5
 
 
-LONG = 300 * "a"
-# What is given, what the error names, and what it says.
+# What is given, and what the error says, which names the option.
 WRONG_OPTIONS = [
-    (
-        ["--data", "no such file"],
-        "--data",
-        "digits or an .npz file, got 'no such file'",
-    ),
-    (["--data", LONG], "--data", "an .npz file, got 'aaa"),
-    (["--data", "tests"], "--data", "an .npz file, got 'tests'"),
-    (["--seed", "-1"], "--seed", "an integer from 0 to", "'-1'"),
-    (["--output", ""], "--output", "a folder, got ''"),
-    (["--output", "README.md"], "--output", "a folder", "README.md"),
-    (["--output", LONG], "--output", "a folder", "aaa"),
+    (["--data", "no such file"], "digits or an .npz file, got 'no such file'"),
+    (["--data", "tests"], "an .npz file, got 'tests'"),
+    (["--seed", "-1"], "from 0 to 4,294,967,295, got '-1'"),
+    (["--output", ""], "a folder, got ''"),
+    (["--output", "README.md"], "README.md must be a folder to write to"),
     (["--sede", "1"], "--sede 1"),
 ]
 WRONG_SCRIPT_OPTIONS = [
     *WRONG_OPTIONS,
-    (["--epoch", "0"], "--epochs", "an integer from 1 on, got '0'"),
-    (["--epochs", "many"], "--epochs", "an integer from 1 on, got 'many'"),
-    (["--epochs"], "--epochs", "one argument"),
-    (["--fine-tune-epochs", "-1"], "--fine-tune-epochs", "integer from 1 on, got '-1'"),
-    (["--batch-size", "1.5"], "--batch-size", "integer from 1 on, got '1.5'"),
-    (["--eps", "-0.1"], "--eps", "from 0 to 1, got '-0.1'"),
-    (["--eps", "nan"], "--eps", "from 0 to 1, got 'nan'"),
-    (["--eps", "two"], "--eps", "from 0 to 1", "'two'"),
-    (["--model", LONG], "--model", ".keras file", "'aaa"),
-    (["--model", "no.keras"], "--model", ".keras file", "'no.keras'"),
-    (["--model", "README.md"], "--model", ".keras", "'README.md'"),
-    (["--model", "old.h5"], "--model", "keras.saving.load_model(", "'old.h5'"),
-    (["--model", "SAVED_MODEL"], "--model", "SavedModel", "Keras 3", "saved'"),
+    (["--epochs", "0"], "from 1 to inf, got '0'"),
+    (["--epochs", "many"], "invalid int value: 'many'"),
+    (["--epochs"], "one argument"),
+    (["--eps", "-0.1"], "from 0 to 1, got '-0.1'"),
+    (["--eps", "nan"], "from 0 to 1, got 'nan'"),
+    (["--model", "no.keras"], ".keras file, got 'no.keras'"),
+    (["--model", "README.md"], ".keras file, got 'README.md'"),
+    (["--model", "old.h5"], "keras.saving.load_model('m.h5')"),
+    (["--model", "SAVED_MODEL"], "Keras 3 loads no SavedModel"),
     (["more"], "more"),
 ]
-WRONG_MIXED_OPTIONS = [
-    (["--split", "1.5"], "--split", "from 0 to 1, got '1.5'"),
-    (["--attack", "cw"], "--attack", "cw", "rfgsm"),
-    (["--recipe", "best"], "--recipe", "best", "robust"),
-    (["--recipe", "robust", "--attack", "pgd"], "--attack", "tutorial", "pgd"),
+WRONG_FIRST_OPTIONS = [*WRONG_SCRIPT_OPTIONS, (["--split", "0.5"], "--split")]
+WRONG_SECOND_OPTIONS = [
+    *WRONG_SCRIPT_OPTIONS,
+    (["--attack", "cw"], "rfgsm"),
+    (["--recipe", "best"], "robust"),
+    (["--attack", "pgd", "--recipe", "robust"], "tutorial, got pgd"),
     (["--honest"], "--honest"),
 ]
 WRONG_COMMANDS = [
-    ([], "MODEL.keras"),
-    (["README.md"], "MODEL.keras", ".keras file", "'README.md'"),
+    ([], "models"),
+    (["README.md"], "models: must be an existing .keras file, got 'README.md'"),
     *(
-        (["MODEL", *options], *named)
-        for options, *named in [
+        (["MODEL", *options], says)
+        for options, says in [
             *WRONG_OPTIONS,
-            (["--eps", "0.1", "-1.0"], "--eps", "'-1.0'"),
-            (["--images", "0"], "--images", "an integer from 1 on, got '0'"),
-            (["--queries", "no"], "--queries", "an integer from 1 on, got 'no'"),
-            (["--eps", "0.5", "1.5"], "--eps", "from 0 to the range's 1", "1.5"),
-            (["--range", "1", "1"], "--range", "LOW HIGH", "1 1"),
-            (["--range", "0", "inf"], "--range", "inf"),
+            (["--eps", "0.1", "-1.0"], "'-1.0'"),
+            (["--images", "0"], "from 1 to inf, got '0'"),
+            (["--eps", "0.5", "1.5"], "from 0 to the range's 1, got 1.5"),
+            (["--range", "1", "1"], "LOW HIGH, the first smaller, got 1 1"),
+            (["--range", "0", "inf"], "'inf'"),
         ]
     ),
 ]
@@ -177,13 +166,13 @@ def test_wrong_options_are_one_line_before_tensorflow_is_loaded(tmp_path):
     (saved_model / "saved_model.pb").touch()
     paths = {"MODEL": str(model), "SAVED_MODEL": str(saved_model)}
     cases = [
-        (script, [paths.get(option, option) for option in options], named)
+        (script, [paths.get(option, option) for option in options], says)
         for script, wrong in [
-            (FIRST, [*WRONG_SCRIPT_OPTIONS, (["--split", "0.5"], "--split")]),
-            (SECOND, [*WRONG_SCRIPT_OPTIONS, *WRONG_MIXED_OPTIONS]),
+            (FIRST, WRONG_FIRST_OPTIONS),
+            (SECOND, WRONG_SECOND_OPTIONS),
             (COMMAND, WRONG_COMMANDS),
         ]
-        for options, *named in wrong
+        for options, says in wrong
     ]
     code = f"""
 import runpy, sys
@@ -199,11 +188,12 @@ assert not {{"tensorflow", "keras", "sklearn", "matplotlib"}} & set(sys.modules)
     finished = run_python("-c", code)
     assert finished.returncode == 0, finished.stderr
     answers = finished.stderr.split("$ ")[1:]
-    for (script, options, named), answer in zip(cases, answers, strict=True):
+    for (script, options, says), answer in zip(cases, answers, strict=True):
         _, error, status = answer.splitlines()  # no usage, no traceback
         assert error.startswith(f"{script}.py: error: "), answer
+        (option,) = [word for word in options if word[:2] == "--"][:1] or [""]
+        assert option in error and says in error, answer
         assert status == "exit status 2"
-        assert [text for text in named if text not in error] == [], (options, error)
     assert finished.stdout == ""
 
 

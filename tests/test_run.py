@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from argparse import Namespace
 from functools import partial
 from pathlib import Path
 
@@ -291,12 +292,6 @@ def nan_network():
     return model
 
 
-def network_for_bytes():
-    image = keras.Input((8, 8, 1), dtype="uint8")
-    hidden = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(image))
-    return keras.Model(image, keras.layers.Dense(3, activation="softmax")(hidden))
-
-
 def fixed_batch():
     image = keras.Input((8, 8, 1))
     hidden = keras.ops.reshape(image, (1, 64))
@@ -315,7 +310,6 @@ def no_batch():
         (partial(network, activation=None), "probabilities"),
         (build_classifier, r"images of shape \(8, 8, 1\).*6, 6, 1\)"),
         (nan_network, "probabilities.* nan"),
-        (network_for_bytes, "floats.* uint8"),
         (fixed_batch, "images of shape"),
         (no_batch, "a row an image"),
         (partial(keras.layers.Dense, 3), "Keras model, got Dense"),
@@ -448,3 +442,9 @@ def test_file_is_replaced_as_a_whole_or_not_at_all(tmp_path):
         raise ZeroDivisionError
     assert path.read_text() == "first"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_evaluation_that_gives_nan_is_refused():
+    model = Namespace(evaluate=lambda *_, **__: (float("nan"), 0.1))
+    with pytest.raises(FloatingPointError, match="loss on test images is nan"):
+        ending.report("test images", model, (), None)

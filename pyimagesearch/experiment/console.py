@@ -1,7 +1,6 @@
 """How a script starts, what it prints, and how it ends."""
 
 import io
-import math
 import os
 import sys
 import tempfile
@@ -9,16 +8,10 @@ import warnings
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from pyimagesearch.core.checks import one_line
 from pyimagesearch.experiment import folder
-
-if TYPE_CHECKING:
-    import keras
-
-    from pyimagesearch.experiment.data import Split
-    from pyimagesearch.experiment.run import Run
 
 
 def fail(message: str) -> NoReturn:
@@ -29,28 +22,10 @@ def fail(message: str) -> NoReturn:
     sys.exit(2)
 
 
-def report(what: str, model: "keras.Model", data: "Split", run: "Run") -> float:
-    """Print a compiled model's loss and accuracy in the tutorials' words.
-
-    They are added to the run's figures, and the accuracy is returned.
-    """
-    loss, accuracy = model.evaluate(*data, batch_size=512, verbose=0)
-    if not math.isfinite(loss):
-        raise FloatingPointError(f"the loss on {what} is {loss}: training has diverged")
-    run.figures[what] = {"loss": loss, "accuracy": accuracy}
-    print(f"[INFO] {what}:")
-    print(f"[INFO] loss: {loss:.4f}, acc: {accuracy:.4f}\n")
-    return accuracy
-
-
 def _open_streams():
     """Lead closed standard streams to nowhere, or files would take their places."""
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # it gets the lowest number that is free
-        if getattr(sys, name) is None:
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # it is opened with the lowest free number: its
             setattr(sys, name, Path(os.devnull).open("r+"))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):  # not in a notebook
         # So that log files grow line by line, and take file names of any kind.
@@ -63,11 +38,12 @@ def _import_tensorflow():
     They come from C++, some before it reads any setting, so stderr's file descriptor
     points elsewhere meanwhile. Set TF_CPP_MIN_LOG_LEVEL to see them.
     """
-    stderr, show = os.dup(2), "TF_CPP_MIN_LOG_LEVEL" in os.environ
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+        return
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+    stderr = os.dup(2)
     with tempfile.TemporaryFile() as chatter:
-        if not show:
-            os.dup2(chatter.fileno(), 2)
+        os.dup2(chatter.fileno(), 2)
         try:
             import tensorflow
 
@@ -104,13 +80,11 @@ def run_script(
     except BrokenPipeError:  # as when piped into `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is not yet written
         sys.exit(1)
-    except FloatingPointError as error:
-        print(f"\ncannot go on: {one_line(error)}", file=sys.stderr)
-        sys.exit(1)
     except Exception as error:
-        expected = isinstance(error, OSError | MemoryError)
-        if not expected and "ResourceExhausted" not in repr(error):
+        is_expected = isinstance(error, OSError | MemoryError | FloatingPointError)
+        if not is_expected and "ResourceExhausted" not in repr(error):
             raise
+        hint = "" if isinstance(error, FloatingPointError) else hint
         print(f"\ncannot go on: {one_line(error)}{hint}", file=sys.stderr)
         sys.exit(1)
     finally:

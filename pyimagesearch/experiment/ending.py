@@ -1,17 +1,14 @@
-"""The end of a run: what the defence is worth, the published figures, the files."""
+"""What a run prints and writes: accuracies, what the defence is worth, pictures."""
 
 import importlib.util
+import math
 from functools import partial
 from pathlib import Path
 
 import keras
 
-from pyimagesearch.attacks import (
-    projected_gradient_descent,
-    shrinking_steps,
-    square_attack,
-)
-from pyimagesearch.experiment.console import report
+from pyimagesearch.attacks import projected_gradient_descent, shrinking_steps
+from pyimagesearch.attacks.square import square_attack
 from pyimagesearch.experiment.data import Split
 from pyimagesearch.experiment.folder import replacing
 from pyimagesearch.experiment.run import Run
@@ -25,6 +22,16 @@ _SETTINGS |= {"honest": False, "recipe": "tutorial", "attack": "fgsm", "split": 
 # The tutorials' losses and accuracies, in the order of their console lines.
 _FIRST = ((0.0443, 0.9892), (17.2824, 0.0170), (0.0594, 0.9844), (0.0366, 0.9906))
 _SECOND = ((0.0477, 0.9891), (14.0658, 0.0188), (0.0315, 0.9906), (0.1190, 0.9641))
+
+
+def report(what: str, model: keras.Model, data: Split, run: Run) -> float:
+    """Print a model's loss and accuracy, which is returned, in the tutorials' words."""
+    loss, accuracy = model.evaluate(*data, batch_size=512, verbose=0)
+    if not math.isfinite(loss):
+        raise FloatingPointError(f"the loss on {what} is {loss}: training has diverged")
+    run.figures[what] = {"loss": loss, "accuracy": accuracy}
+    print(f"[INFO] {what}:\n[INFO] loss: {loss:.4f}, acc: {accuracy:.4f}\n")
+    return accuracy
 
 
 def check_defence(model: keras.Model, test: Split, run: Run) -> None:

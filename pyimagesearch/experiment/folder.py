@@ -12,33 +12,30 @@ NETWORKS = ("trained.keras", "defended.keras")
 STATE, HISTORY, RESULTS = "state.npz", "history.csv", "results.json"
 ACCURACY, ROBUSTNESS = "accuracy.png", "robustness.json"
 
-_held = []
+_locks = []
 
 
 def hold(folder: Path) -> None:
     """Make an output folder and hold it until `release`, or raise a ValueError.
 
-    A database's lock does it: every system has it, and it needs no clean-up after a
-    run that was killed.
+    A database's lock does it: every system has one, and it ends with its process.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ".lock").touch()
         lock = sqlite3.connect(folder / ".lock", timeout=0, isolation_level=None)
-        _held.append(lock)
+        _locks.append(lock)
         lock.execute("BEGIN EXCLUSIVE")
-    except OSError as error:
-        raise ValueError(f"must be a folder to write to: {error}") from error
-    except sqlite3.Error as error:
+    except (OSError, sqlite3.Error) as error:
         is_held = "locked" in str(error)
         why = "another run writes to it at the moment" if is_held else error
-        raise ValueError(f"{folder} cannot be used: {why}") from error
+        raise ValueError(f"{folder} must be a folder to write to: {why}") from error
 
 
 def release() -> None:
     """Release the folders that are held."""
-    while _held:
-        _held.pop().close()
+    while _locks:
+        _locks.pop().close()
 
 
 def write_json(path: Path, results: dict) -> None:

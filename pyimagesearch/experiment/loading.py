@@ -11,7 +11,6 @@ from pyimagesearch.core.losses import are_probabilities
 from pyimagesearch.experiment import data
 from pyimagesearch.experiment.console import fail
 from pyimagesearch.experiment.options import DIGITS_EPOCHS, EPOCHS
-from pyimagesearch.experiment.run import Run
 from pyimagesearch.training.robust import watched
 
 
@@ -37,18 +36,9 @@ def load_data(options: Namespace) -> tuple[data.Split, data.Split]:
         if "recipe" in options and options.recipe == "robust":
             most -= watched(most)
         if options.batch_size > most:
-            images = f"the {most} images of the training"
-            fail(f"--batch-size must be at most {images}, got {options.batch_size}")
+            wanted = f"at most {most}, the images of the training"
+            fail(f"--batch-size must be {wanted}, got {options.batch_size}")
     return train, test
-
-
-def open_run(options: Namespace, *splits: data.Split) -> Run:
-    """Return the run that the options ask for, which may be one that was killed."""
-    try:
-        return Run(options, *splits)
-    except ValueError as error:
-        how = "give its options, another folder, or --force to replace it"
-        fail(f"--output: {error}; {how}")
 
 
 def load_model(path: str, split: data.Split, to_train: bool = True) -> keras.Model:
@@ -69,8 +59,6 @@ def load_model(path: str, split: data.Split, to_train: bool = True) -> keras.Mod
     shape = output.shape[1:]
     if shape != (classes,) and (to_train or (shape, classes) != ((1,), 2)):
         fail(f"{path} must have {classes} classes as the data, got {shape}")
-    if to_train and not model.inputs[0].dtype.startswith(("float", "bfloat")):
-        fail(f"{path} must take floats, to be attacked, got {model.inputs[0].dtype}")
     if to_train and not are_probabilities(output):
         got = shown(output[-1])
         fail(f"{path} must return probabilities, as a softmax does, got {got}")

@@ -25,19 +25,22 @@ def parse_options(description: str, mixed: bool = False) -> argparse.Namespace:
     parser = make_parser(description)
     add, default = parser.add_argument, "(default: %(default)s)"
     count, share = number(int, 1), number(float, 0, 1)
-    what = "epochs of training (default: 20; digits: 40)"
-    add("--epochs", type=count, help=what)
+    add("--epochs", type=count, help="epochs of training (default: 20; digits: 40)")
     what = "epochs of fine-tuning (default: 10; digits: 30)"
     add("--fine-tune-epochs", type=count, help=what)
     add("--batch-size", type=count, default=64, help=f"images in a batch {default}")
     what = f"strength of the attack, pixels 0 to 1 {default}"
     add("--eps", type=share, default=0.1, help=what)
-    what = "start from this trained network, a .keras file"
-    add("--model", type=model_file, help=what)
+    add(
+        "--model",
+        type=model_file,
+        metavar="FILE",
+        help="start from this trained .keras network",
+    )
     if mixed:
         what = f"how to fine-tune {default}"
         add("--recipe", choices=_RECIPES, default="tutorial", help=what)
-        what = "what makes adversaries in the tutorial recipe (default: fgsm)"
+        what = "attack of the tutorial recipe (default: fgsm)"
         add("--attack", choices=("fgsm", "rfgsm", "pgd"), help=what)
         what = "share of normal images in a batch (default: 0.5; robust: 0)"
         add("--split", type=share, help=what)
@@ -77,7 +80,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     what = "seed of all randomness (default: %(default)s)"
     add("--seed", type=number(int, 0, 2**32 - 1), default=0, help=what)
     what = "folder for results and pictures (default: none are written)"
-    add("--output", type=output_folder, help=what)
+    add("--output", type=output_folder, metavar="DIR", help=what)
     what = "replace an earlier run's results, or another run's state, in --output"
     add("--force", action="store_true", help=what)
     return parser
@@ -92,8 +95,8 @@ def hold_output(options: argparse.Namespace, *names: str) -> None:
         folder.hold(options.output)
     except ValueError as error:
         fail(f"--output {error}")
-    is_killed = (options.output / folder.STATE).exists()
-    for name in names[:1] if is_killed else names:
+    names = names[:1] if (options.output / folder.STATE).exists() else names
+    for name in names:
         if not options.force and (options.output / name).exists():
             how = "give another folder, or --force to replace it"
             fail(f"--output: {options.output} holds an earlier run's {name}; {how}")
@@ -101,28 +104,27 @@ def hold_output(options: argparse.Namespace, *names: str) -> None:
 
 def number(kind: type, low: float, high: float = math.inf) -> Callable:
     """Return a type of option: a number of a kind in a range."""
-    what = "an integer" if kind is int else "a number"
-    what += f" from {low:,g} " + ("on" if high == math.inf else f"to {high:,}")
 
     def parse(text):
-        try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan
-        return _among(value, low <= value <= high, what, text)
+        value = kind(text)
+        _require(low <= value <= high, f"from {low:,} to {high:,}", text)
+        return value
 
+    parse.__name__ = kind.__name__  # which argparse shows for what is no number
     return parse
 
 
 def data(text: str) -> str:
     """Return the value of an option that names data, or a file."""
-    wanted = f"{', '.join(NAMES)} or an .npz file"
-    return _among(text, text in NAMES or _is_file(text), wanted, text)
+    is_right = text in NAMES or Path(text).is_file()
+    _require(is_right, f"{', '.join(NAMES)} or an .npz file", text)
+    return text
 
 
 def output_folder(text: str) -> Path:
     """Return the value of an option that is a folder."""
-    return Path(_among(text, text != "", "a folder", text))
+    _require(text, "a folder", text)
+    return Path(text)
 
 
 def model_file(text: str) -> str:
@@ -130,19 +132,12 @@ def model_file(text: str) -> str:
     wanted = "an existing .keras file"
     if text.endswith((".h5", ".hdf5")):
         wanted += "; convert one by keras.saving.load_model('m.h5').save('m.keras')"
-    elif _is_file(f"{text}/saved_model.pb"):
+    elif Path(text, "saved_model.pb").exists():
         wanted += "; Keras 3 loads no SavedModel: save it as .keras where it was made"
-    return _among(text, text.endswith(".keras") and _is_file(text), wanted, text)
+    _require(text.endswith(".keras") and Path(text).is_file(), wanted, text)
+    return text
 
 
-def _is_file(text):
-    try:
-        return Path(text).is_file()
-    except OSError:  # too long for a name
-        return False
-
-
-def _among(value, is_right, wanted, text):
+def _require(is_right, wanted, text):
     if not is_right:
         raise argparse.ArgumentTypeError(f"must be {wanted}, got {text!r}")
-    return value

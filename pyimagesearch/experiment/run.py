@@ -11,16 +11,10 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from pyimagesearch.core import checks
+from pyimagesearch.core.checks import one_line
+from pyimagesearch.experiment import folder
+from pyimagesearch.experiment.console import fail
 from pyimagesearch.experiment.data import Split
-from pyimagesearch.experiment.folder import (
-    HISTORY,
-    RESULTS,
-    STATE,
-    replacing,
-    write_json,
-    write_table,
-)
 from pyimagesearch.training.epochs import RepeatableEpochs
 from pyimagesearch.training.robust import WatchRobustness
 
@@ -37,43 +31,37 @@ class Run(keras.callbacks.Callback):
     """
 
     def __init__(self, options: Namespace, *data: Split):
-        """Read the state in the folder `options.output` if there is one, or raise.
-
-        With `options.force` a state that does not fit is replaced.
-        """
+        """Begin, or go on from the state that a killed run left in `options.output`."""
         super().__init__()
         self.options, self.history, self.figures = options, [], {}
-        self.checksum = checksum(*data)
-        self._arrays, self._started = {}, time.perf_counter()
+        self.checksum, self._started = checksum(*data), time.perf_counter()
         self._settings, self._versions = _settings(options, self.checksum), _versions()
-        if options.output and (options.output / STATE).exists():
-            try:
-                self._read(options.output / STATE)
-            except ValueError:
-                if not options.force:
-                    raise
+        self._arrays = {}  # by "phase/number"
+        if options.output and (options.output / folder.STATE).exists():
+            self._go_on()
 
-    def _read(self, path):
-        arrays, now = {}, self._settings | self._versions
+    def _go_on(self):
+        now = self._settings | self._versions
         try:
+            path = self.options.output / folder.STATE
             with np.load(path, allow_pickle=False) as archive:
-                meta = json.loads(archive["meta"].item())
-                for name in sorted(set(archive.files) - {"meta"}):
-                    arrays.setdefault(name[:-6], []).append(archive[name])
+                arrays = dict(archive)
+            meta = json.loads(arrays.pop("meta").item())
             was, history, seconds = meta["settings"], meta["history"], meta["seconds"]
-            last = history[-1]
+            last = "epoch {epoch} of {phase}".format(**history[-1])
+            problems = [
+                f"{k} {was.get(k)}, not {v}" for k, v in now.items() if was.get(k) != v
+            ]
         except Exception as error:  # zip, JSON and NumPy raise a dozen kinds
-            reason = checks.one_line(error)
-            raise ValueError(f"{path} cannot be read: {reason}") from error
-        different = [
-            f"{k} {was.get(k)}, not {v}" for k, v in now.items() if was.get(k) != v
-        ]
-        if different:
-            differences = "; ".join(different)
-            raise ValueError(f"{path.parent} holds an interrupted run: {differences}")
-        self._arrays, self.history = arrays, history
-        self._started -= seconds
-        print(f"[INFO] going on after epoch {last['epoch']} of {last['phase']}")
+            problems = [f"{folder.STATE} cannot be read: {one_line(error)}"]
+        if not problems:
+            self._arrays, self.history = arrays, history
+            self._started -= seconds
+            print(f"[INFO] going on after {last}")
+        elif not self.options.force:
+            what = f"holds an interrupted run: {'; '.join(problems)}"
+            how = "give its options, another folder, or --force to replace it"
+            fail(f"--output: {self.options.output} {what}; {how}")
 
     def resume(
         self, phase: str, model: keras.Model, watch: WatchRobustness | None = None
@@ -85,18 +73,16 @@ class Run(keras.callbacks.Callback):
         rows = [row for row in self.history if row["phase"] == phase]
         self._phase, self._watch, done = phase, watch, len(rows)
         if done:
-            model.set_weights(self._arrays[phase])
-        if done and self.history[-1]["phase"] == phase:
             model.optimizer.build(model.trainable_variables)
-            variables = model.optimizer.variables
-            for pair in zip(variables, self._arrays["optimizer"], strict=True):
-                pair[0].assign(pair[1])
+            kept = zip(_variables(model), self._kept(phase), strict=True)
+            for variable, array in kept:
+                variable.assign(array)
         seed = self.options.seed, _PHASES.index(phase)
         epochs = RepeatableEpochs(*seed, initial_epoch=done)
         callbacks = [epochs, keras.callbacks.TerminateOnNaN()]
         if watch:
             watch.accuracies = [row["robust_accuracy"] for row in rows]
-            watch.best_weights = self._arrays.get("best", [])
+            watch.best_weights = self._kept("best")
             callbacks.append(watch)
         return epochs.rng, {
             "initial_epoch": done,
@@ -105,6 +91,15 @@ class Run(keras.callbacks.Callback):
             "validation_batch_size": 512,
             "verbose": self.options.verbose,
         }
+
+    def _keep(self, kind, arrays):
+        for i, array in enumerate(arrays):
+            is_bfloat16 = array.dtype.kind == "V"  # which NumPy's files lack
+            array = array.astype("float32") if is_bfloat16 else array
+            self._arrays[f"{kind}/{i}"] = array
+
+    def _kept(self, kind):
+        return [a for name, a in self._arrays.items() if name.startswith(kind)]
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Note when the epoch began."""
@@ -120,35 +115,29 @@ class Run(keras.callbacks.Callback):
         self.history.append(row | logs)
         if not self.options.output:
             return
-        optimizer = [variable.numpy() for variable in self.model.optimizer.variables]
-        self._arrays |= {self._phase: self.model.get_weights(), "optimizer": optimizer}
+        self._keep(self._phase, [value.numpy() for value in _variables(self.model)])
         if self._watch:
-            self._arrays["best"] = self._watch.best_weights
-        named = {
-            # NumPy's files know no bfloat16.
-            f"{kind}_{i:05}": array.astype("f4") if array.dtype.kind == "V" else array
-            for kind, arrays in self._arrays.items()
-            for i, array in enumerate(arrays)
-        }
+            self._keep("best", self._watch.best_weights)
         meta = {"settings": self._settings | self._versions, "history": self.history}
         meta["seconds"] = time.perf_counter() - self._started
-        with replacing(self.options.output / STATE) as path:
-            np.savez(path, meta=json.dumps(meta), **named)
-        (self.options.output / RESULTS).unlink(missing_ok=True)  # from before --force
-        write_table(self.options.output / HISTORY, self.history)
+        with folder.replacing(self.options.output / folder.STATE) as path:
+            np.savez(path, meta=json.dumps(meta), **self._arrays)
+        # It may be there from before --force.
+        (self.options.output / folder.RESULTS).unlink(missing_ok=True)
+        folder.write_table(self.options.output / folder.HISTORY, self.history)
 
     def finish(self, **more: object) -> None:
         """Save the results and more of them; the run needs no state from then on."""
         # It lacks a row if the run was killed just before.
-        write_table(self.options.output / HISTORY, self.history)
+        folder.write_table(self.options.output / folder.HISTORY, self.history)
         seconds = {"run": time.perf_counter() - self._started}
         for row in self.history:
             seconds[row["phase"]] = seconds.get(row["phase"], 0) + row["seconds"]
         paths = {f"--{name}": getattr(self.options, name) for name in ("data", "model")}
         results = {"settings": paths | self._settings, "versions": self._versions}
         results |= {"seconds": seconds, "figures": self.figures, **more}
-        write_json(self.options.output / RESULTS, results)
-        (self.options.output / STATE).unlink(missing_ok=True)
+        folder.write_json(self.options.output / folder.RESULTS, results)
+        (self.options.output / folder.STATE).unlink(missing_ok=True)
 
 
 def checksum(*data: Split) -> str:
@@ -160,21 +149,25 @@ def checksum(*data: Split) -> str:
     return digest.hexdigest()
 
 
+def _variables(model):
+    return [*model.weights, *model.optimizer.variables]
+
+
 def _settings(options, data_checksum):
     """Return what decides a run's figures; files and data by their checksums."""
     settings = {"script": Path(sys.argv[0]).name, "data sha256": data_checksum}
-    for name, value in vars(options).items():
-        if name not in _FREE:
-            settings[f"--{name.replace('_', '-')}"] = value
     if options.model:
         digest = hashlib.sha256(Path(options.model).read_bytes())
         settings["model sha256"] = digest.hexdigest()
-    return settings
+    given = {k: v for k, v in vars(options).items() if k not in _FREE}
+    return settings | {f"--{k.replace('_', '-')}": v for k, v in given.items()}
 
 
 def _versions():
     """Return the versions that decide them, too, and Keras's number formats."""
-    packages = ("tensorflow", "keras", "numpy")
-    versions = {package: sys.modules[package].__version__ for package in packages}
-    versions |= {"python": platform.python_version(), "floatx": keras.config.floatx()}
-    return versions | {"dtype policy": keras.config.dtype_policy().name}
+    names = "tensorflow", "keras", "numpy"
+    return {name: sys.modules[name].__version__ for name in names} | {
+        "python": platform.python_version(),
+        "floatx": keras.config.floatx(),
+        "dtype policy": keras.config.dtype_policy().name,
+    }
