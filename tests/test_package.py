@@ -108,7 +108,7 @@ def test_help_is_answered_within_half_a_second(start):
         assert finished.returncode == 0 and finished.stderr == ""
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)
         used.append(usage.ru_utime + usage.ru_stime)
-    assert "--output" in finished.stdout
+    assert "--output DIR" in finished.stdout
     assert min(later - earlier for earlier, later in pairwise(used[1:])) < 0.5
 
 

@@ -31,12 +31,8 @@ def parse_options(description: str, mixed: bool = False) -> argparse.Namespace:
     add("--batch-size", type=count, default=64, help=f"images in a batch {default}")
     what = f"strength of the attack, pixels 0 to 1 {default}"
     add("--eps", type=share, default=0.1, help=what)
-    add(
-        "--model",
-        type=model_file,
-        metavar="FILE",
-        help="start from this trained .keras network",
-    )
+    what = "start from this trained .keras network"
+    add("--model", type=model_file, metavar="FILE", help=what)
     if mixed:
         what = f"how to fine-tune {default}"
         add("--recipe", choices=_RECIPES, default="tutorial", help=what)

@@ -23,7 +23,7 @@ def parse_options(description: str) -> Namespace:
     parser.usage = "python -m pyimagesearch.robustness MODEL.keras [...] [option ...]"
     add, count = parser.add_argument, shared.number(int, 1)
     what = "saved models, before all options"
-    add("models", nargs="+", type=shared.model_file, help=what)
+    add("models", nargs="+", type=shared.model_file, metavar="MODEL.keras", help=what)
     what = "strengths, in units of the range (default: a tenth of it)"
     add("--eps", nargs="+", type=shared.number(float, 0), help=what)
     what = "how many test images, from the first on (default: %(default)s)"
