@@ -1,7 +1,6 @@
 """Scripts where people run them: notebooks, pipes, closed streams, shared folders."""
 
 import contextlib
-import io
 import json
 import os
 import runpy
@@ -15,8 +14,9 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from pyimagesearch.experiment import console, folder, options
+from pyimagesearch.experiment import console, folder
 
 ROOT = Path(__file__).parent.parent
 FIRST, SECOND = "train_adversarial_defense.py", "train_mixed_adversarial_defense.py"
@@ -30,20 +30,8 @@ RUNNING = {
 }
 
 
-class OutStream(io.TextIOBase):
+class OutStream:
     """A stdout like a notebook's: no file, no `reconfigure`, no terminal."""
-
-    def __init__(self):
-        super().__init__()
-        self.text = ""
-
-    def write(self, text):
-        self.text += text
-        return len(text)
-
-
-class Logger:
-    """The least that `print` takes."""
 
     def __init__(self):
         self.text = ""
@@ -57,11 +45,11 @@ class Logger:
 
 @pytest.fixture
 def run_path(monkeypatch, capsys):
-    """Return a function that runs a script as `%run` does, with a given stdout."""
+    """Return a function that runs a script as `%run` does."""
 
-    def run(stream, script, *arguments):
+    def run(script, *arguments):
         monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
-        status = 0
+        status, stream = 0, OutStream()
         with contextlib.redirect_stdout(stream):
             try:
                 runpy.run_path(str(ROOT / script), run_name="__main__")
@@ -80,26 +68,25 @@ def test_notebook_shows_bars_and_runs_twice_into_one_folder(
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # quicker
     short = ["--data", tiny_data, "--epochs", 1, "--fine-tune-epochs", 1]
     short += ["--output", tmp_path]
-    status, text, error = run_path(OutStream(), FIRST, *short)
+    status, text, error = run_path(FIRST, *short)
     assert status == 0, error
     assert "[INFO] in short: correct are" in text
     assert "\b" in text or "\r" in text  # a bar that moves
-    status, text, error = run_path(OutStream(), FIRST, *short)
+    status, text, error = run_path(FIRST, *short)
     assert status == 2 and "holds an earlier run's results.json" in error
     model = ["--model", tmp_path.with_suffix(".keras")]
     (tmp_path / "trained.keras").rename(model[1])
-    status, text, error = run_path(OutStream(), FIRST, *short, *model, "--force")
+    status, text, error = run_path(FIRST, *short, *model, "--force")
     assert status == 0, error
 
 
-@pytest.mark.parametrize("stream", [OutStream, Logger])
-def test_any_stdout_will_do(stream, run_path, tmp_path):
+def test_any_stdout_will_do(run_path, tmp_path):
     np.savez(tmp_path / "data.npz", x_train=np.zeros((3, 8, 8)))
-    status, text, error = run_path(stream(), FIRST, "--data", tmp_path / "data.npz")
+    status, text, error = run_path(FIRST, "--data", tmp_path / "data.npz")
     assert text == "[INFO] loading MNIST dataset...\n"
-    assert status == 2 and "y_train" in error
-    status, text, error = run_path(stream(), FIRST, "--epochs", 0, "--quiet")
-    assert status == 2 and text == "" and "--epochs" in error
+    assert status == 2 and error.startswith(f"{FIRST}: error: --data: {tmp_path}")
+    assert "y_train" in error and len(error.splitlines()) == 1
+    assert run_path(FIRST, "--epochs", 0, "--quiet")[:2] == (2, "")
 
 
 def run_closed(closed, *command):
@@ -130,12 +117,14 @@ def test_wrong_options_with_closed_streams():
     assert run_closed(">&-", "-m", "pyimagesearch.robustness").returncode == 2
 
 
-# Starts a program with something quicker in TensorFlow's place.
-STUB = (
-    "import sys; from types import SimpleNamespace as N;"
-    "sys.modules['tensorflow'] = N(config=N(list_physical_devices=list));"
-    "from pyimagesearch.experiment.console import run_script;"
-)
+def stub(main):
+    """Return a program with a main function, and something quick for TensorFlow."""
+    return (
+        "import argparse, sys, warnings; from types import SimpleNamespace as N;"
+        "sys.modules['tensorflow'] = N(config=N(list_physical_devices=list));"
+        "from pyimagesearch.experiment.console import run_script;"
+        f"run_script(lambda _: {main}, lambda _: argparse.Namespace(), '');"
+    )
 
 
 @pytest.fixture
@@ -180,8 +169,6 @@ def test_what_stops_a_script_is_one_line(error, status, says, run_main):
 
 
 def test_gpu_that_is_full_is_one_line(run_main):
-    import tensorflow as tf
-
     error = tf.errors.ResourceExhaustedError(None, None, "OOM when allocating")
     status, _, line = run_main(raising(error))
     assert status == 1 and "OOM when allocating" in line
@@ -194,10 +181,7 @@ def test_error_of_our_own_keeps_its_traceback(run_main):
 
 
 def test_warning_is_a_line_on_stderr():
-    code = (
-        f"{STUB} import argparse, warnings; warn = lambda _: warnings.warn('mind it');"
-        "run_script(warn, lambda _: argparse.Namespace(), ''); warnings.warn('outside')"
-    )
+    code = stub("warnings.warn('mind it')") + "warnings.warn('outside')"
     finished = subprocess.run([sys.executable, "-c", code], **RUNNING)
     assert finished.returncode == 0 and finished.stdout == ""
     first, *others = finished.stderr.splitlines()
@@ -206,10 +190,7 @@ def test_warning_is_a_line_on_stderr():
 
 
 def test_reader_of_the_output_that_leaves_is_no_error():
-    code = (
-        f"{STUB} import argparse; count = lambda _: [print(i) for i in range(10**6)];"
-        "run_script(count, lambda _: argparse.Namespace(), '')"
-    )
+    code = stub("[print(i) for i in range(10**6)]")
     with subprocess.Popen([sys.executable, "-c", code], **RUNNING) as running:
         assert running.stdout.readline() == "0\n"
         running.stdout.close()
@@ -218,10 +199,7 @@ def test_reader_of_the_output_that_leaves_is_no_error():
 
 
 def test_full_device_behind_stdout_is_one_line():
-    code = (
-        f"{STUB} import argparse; run_script(print, lambda _: argparse.Namespace(), '')"
-    )
-    finished = run_closed(">/dev/full", "-c", code)
+    finished = run_closed(">/dev/full", "-c", stub("print()"))
     assert finished.returncode == 1
     (line,) = finished.stderr.strip().splitlines()
     assert line.startswith("cannot go on: [Errno 28]")
@@ -275,19 +253,14 @@ def test_one_run_holds_a_folder_until_it_ends_or_is_killed(tiny_data, tmp_path):
 
 
 def test_folder_is_free_again_whatever_ends_a_script(run_main, tmp_path):
-    def hold(_):
-        given = Namespace(output=tmp_path, force=False)
-        options.hold_output(given)
-        return given
+    def main(options):
+        folder.hold(tmp_path)
+        with pytest.raises(ValueError, match="another run"):
+            folder.hold(tmp_path)
+        raise options.error
 
     for error in (KeyboardInterrupt(), OSError("full"), SystemExit(2)):
-        main = raising(error)
-        with contextlib.suppress(SystemExit):
-            console.run_script(main, hold, "a script")
-    folder.hold(tmp_path)
-    with pytest.raises(ValueError, match="another run"):
-        folder.hold(tmp_path)
-    folder.release()
+        assert run_main(main, error=error)[0] > 0
 
 
 def test_folder_that_cannot_be_locked_is_named(tmp_path):

@@ -8,6 +8,7 @@ import urllib.request
 import warnings
 import zipfile
 
+import keras
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -36,14 +37,18 @@ def npz(tmp_path):
     return save
 
 
-def test_npz_in_keras_layout(npz):
-    (train_images, train_labels), (test_images, test_labels) = data.load(npz())
+def assert_valid(loaded):
+    """Check that it is `VALID`."""
+    (train_images, train_labels), (test_images, test_labels) = loaded
     assert train_images.dtype == test_images.dtype == np.float32
-    assert train_images.shape == (6, 4, 5, 1)
     np.testing.assert_allclose(train_images[..., 0] * 255, VALID["x_train"], rtol=1e-6)
-    np.testing.assert_array_equal(test_images, 1)
+    np.testing.assert_array_equal(test_images, np.ones((2, 4, 5, 1)))
     np.testing.assert_array_equal(train_labels, np.eye(3)[[0, 1, 2, 0, 1, 2]])
     np.testing.assert_array_equal(test_labels, np.eye(3)[[2, 0]])
+
+
+def test_npz_in_keras_layout(npz):
+    assert_valid(data.load(npz()))
 
 
 def test_float_colour_images_and_label_columns(npz):
@@ -85,12 +90,10 @@ def images_of(shape, dtype=np.uint8, value=0):
     [
         ({"y_test": None}, "y_test"),
         ({"x_train": images_of((6, 4))}, r"x_train .*\(6, 4\)"),
-        ({"x_train": images_of((0, 4, 5)), "y_train": images_of(0)}, "x_train"),
         ({"x_train": images_of((6, 4, 5), "U1")}, "x_train .*<U1"),
         ({"x_train": images_of((6, 4, 5), float, np.nan)}, "x_train .*nan"),
         ({"x_test": images_of((2, 4, 5), int, -1)}, "x_test .*-1"),
         ({"x_test": images_of((2, 4, 6))}, "x_test .*shape"),
-        ({"y_train": images_of(5)}, r"y_train .*\(5,\)"),
         ({"y_train": images_of(6, float, np.nan)}, "y_train .*float64"),
         ({"y_train": images_of((6, 3))}, r"y_train .*\(6, 3\)"),
         ({"y_train": images_of(6, int, -1)}, "y_train .*-1"),
@@ -121,7 +124,6 @@ def write_pickled_member(path):
     [
         lambda path: None,
         lambda path: path.mkdir(),
-        lambda path: path.touch(),
         lambda path: path.write_bytes(pickle.dumps(Bomb())),
         write_pickled_member,
     ],
@@ -184,15 +186,9 @@ def test_data_that_cannot_be_downloaded(home, name):
 
 def test_cached_mnist_is_read_where_nothing_can_be_written(home, monkeypatch):
     np.savez(home / "datasets" / "mnist.npz", **VALID)
-    access = data.os.access
     (home / "datasets").chmod(0o555)
-    monkeypatch.setattr(  # for a superuser, who may write anywhere
-        data.os,
-        "access",
-        lambda path, mode: mode != data.os.W_OK and access(path, mode),
-    )
-    (images, _), _ = data.load("mnist")
-    np.testing.assert_allclose(images[..., 0] * 255, VALID["x_train"], rtol=1e-6)
+    monkeypatch.delattr(keras.datasets.mnist, "load_data")  # would look elsewhere
+    assert_valid(data.load("mnist"))
 
 
 def test_damaged_cached_mnist_is_named_and_kept(home):
@@ -221,35 +217,26 @@ def test_download_that_stalls_is_given_up(home, monkeypatch, stalls):
     release.set()
 
 
-def test_download_gets_a_time_limit_of_its_own(home, monkeypatch):
-    import keras
-
+@pytest.mark.parametrize("is_cached", [True, False])
+def test_download_has_a_time_limit_and_begins_once_the_host_answers(
+    is_cached, home, monkeypatch
+):
     def load_data():
         assert socket.getdefaulttimeout() == 15
+        assert answer.closed != is_cached
         return (VALID["x_train"], VALID["y_train"]), (VALID["x_test"], VALID["y_test"])
 
     monkeypatch.setattr(keras.datasets.cifar10, "load_data", load_data)
-    (home / "datasets" / "cifar-10-batches-py-target").mkdir()
-    (images, _), _ = data.load("cifar10")
-    np.testing.assert_allclose(images[..., 0] * 255, VALID["x_train"], rtol=1e-6)
+    answer = io.BytesIO(b"the host's")
+    if is_cached:
+        (home / "datasets" / "cifar-10-batches-py-target").mkdir()
+    else:
+        monkeypatch.setattr(urllib.request, "urlopen", lambda url: answer)
+    assert_valid(data.load("cifar10"))
     assert socket.getdefaulttimeout() is None
 
 
-def test_download_begins_once_the_host_answers(home, monkeypatch):
-    import keras
-
-    halves = (VALID["x_train"], VALID["y_train"]), (VALID["x_test"], VALID["y_test"])
-    monkeypatch.setattr(keras.datasets.mnist, "load_data", lambda: halves)
-    answer = io.BytesIO(b"the host's")
-    monkeypatch.setattr(data.urllib.request, "urlopen", lambda url: answer)
-    (images, _), _ = data.load("mnist")
-    np.testing.assert_allclose(images[..., 0] * 255, VALID["x_train"], rtol=1e-6)
-    assert answer.closed
-
-
 def test_failed_download_is_a_connection_error(home, monkeypatch):
-    import keras
-
     def load_data():
         raise Exception("URL fetch failure\non host")  # as Keras does
 

