@@ -11,8 +11,6 @@ import zipfile
 import keras
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from pyimagesearch.experiment import data
 
@@ -58,15 +56,6 @@ def test_float_colour_images_and_label_columns(npz):
     (train_images, train_labels), _ = data.load(path)
     np.testing.assert_array_equal(train_images, images.astype(np.float32))
     np.testing.assert_array_equal(train_labels, np.eye(256)[column[:, 0]])
-
-
-def test_other_layouts_in_memory_that_are_packed_very_tightly(tmp_path):
-    images = np.zeros((6, 400, 500), ">u2", order="F")
-    images[1] = 255
-    arrays = VALID | {"x_train": images, "x_test": images[:2]}
-    np.savez_compressed(tmp_path / "data.npz", **arrays)
-    (train_images, _), _ = data.load(tmp_path / "data.npz")
-    np.testing.assert_array_equal(train_images[..., 0], images == 255)
 
 
 def test_digits_are_the_size_of_mnist():
@@ -119,6 +108,13 @@ def write_pickled_member(path):
         archive.writestr("x_train.npy", pickle.dumps(Bomb()))
 
 
+def write_torn(path):
+    np.savez_compressed(path, **VALID)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+
+
 @pytest.mark.parametrize(
     "write",
     [
@@ -126,6 +122,7 @@ def write_pickled_member(path):
         lambda path: path.mkdir(),
         lambda path: path.write_bytes(pickle.dumps(Bomb())),
         write_pickled_member,
+        write_torn,
     ],
 )
 def test_files_that_are_no_npz(tmp_path, write):
@@ -134,25 +131,6 @@ def test_files_that_are_no_npz(tmp_path, write):
     with pytest.raises(ValueError, match=r"not an .npz file") as raised:
         data.load(str(path))
     assert "\n" not in str(raised.value)
-
-
-@settings(deadline=None, max_examples=100)
-@given(draw=st.data())
-def test_damaged_files_are_refused_or_read(draw, tmp_path_factory):
-    path = tmp_path_factory.mktemp("damaged") / "data.npz"
-    np.savez_compressed(path, **VALID)
-    content = bytearray(path.read_bytes())
-    content = content[: draw.draw(st.integers(0, len(content)))]
-    if content:
-        position = draw.draw(st.integers(0, len(content) - 1))
-        content[position] ^= draw.draw(st.integers(0, 255))
-    path.write_bytes(content)
-    try:
-        (train_images, _), _ = data.load(str(path))
-    except ValueError as error:
-        assert str(path) in str(error)
-    else:
-        assert train_images.shape == (6, 4, 5, 1)
 
 
 def test_integers_that_are_all_small_are_warned_of(npz):

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from conftest import build_classifier
 
-from pyimagesearch.experiment import console, ending, folder, options
+from pyimagesearch.experiment import console, ending, options
 from pyimagesearch.experiment.data import load
 from pyimagesearch.experiment.run import checksum
 from pyimagesearch.simplecnn import SimpleCNN
@@ -401,18 +401,6 @@ def test_torn_state_is_one_line_and_can_be_replaced(run_script, tmp_path):
     assert status == 2
     assert "state.npz cannot be read" in one_line(error) and "--force" in error
     assert run_script(FIRST, *more, "--force")[0] == 0
-
-
-def test_file_is_replaced_as_a_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "file"
-    with folder.replacing(path) as temporary:
-        temporary.write_text("first")
-        assert not path.exists()
-    with pytest.raises(ZeroDivisionError), folder.replacing(path) as temporary:
-        temporary.write_text("seco")
-        raise ZeroDivisionError
-    assert path.read_text() == "first"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_an_evaluation_that_gives_nan_is_refused():
