@@ -324,7 +324,7 @@ def test_network_that_would_be_replaced_is_refused(run_script, tmp_path):
     network().save(path)
     more = ["--model", path, "--output", tmp_path, "--force"]
     status, _, error = run_script(FIRST, *more)
-    assert status == 2 and "--model must not be" in one_line(error)
+    assert status == 2 and "--model must not be replaced" in one_line(error)
 
 
 @pytest.mark.parametrize(

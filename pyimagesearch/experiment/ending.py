@@ -14,7 +14,6 @@ from pyimagesearch.experiment.folder import replacing
 from pyimagesearch.experiment.run import Run
 from pyimagesearch.fgsm import generate_image_adversary
 
-_PGD_IMAGES, _SQUARE_IMAGES, _QUERIES = 2_000, 200, 1_000
 # The checksum of MNIST as `load` returns it.
 _MNIST = "67de19f2c27025f5e28122f1351ccaf5d07e6ed7cb5bff1a6b78a473d42516da"
 _SETTINGS = {"epochs": 20, "fine_tune_epochs": 10, "batch_size": 64, "eps": 0.1}
@@ -37,25 +36,21 @@ def report(what: str, model: keras.Model, data: Split, run: Run) -> float:
 def check_defence(model: keras.Model, test: Split, run: Run) -> None:
     """Print what is left of a fine-tuned network when it is attacked as it is now."""
     *_, old = (figure["accuracy"] for figure in run.figures.values())
-    eps = run.options.eps
-    valid = {"eps": eps, "clip": (0, 1), "rng": 0}
-    fgsm = partial(generate_image_adversary, eps=eps)
-    sizes = shrinking_steps(eps, 40)
-    pgd = partial(projected_gradient_descent, steps=40, step_size=sizes, **valid)
-    square = partial(square_attack, queries=_QUERIES, **valid)
-    accuracies = []
+    eps, clip, accuracies = run.options.eps, (0, 1), []
+    fgsm, sizes = generate_image_adversary, shrinking_steps(eps, 40)
+    pgd = partial(projected_gradient_descent, steps=40, step_size=sizes)
+    square = partial(square_attack, queries=1_000)
     for name, attack, count in [
         ("FGSM", fgsm, None),
-        ("FGSM, clipped to valid images", partial(fgsm, clip=(0, 1)), None),
-        ("PGD, clipped", pgd, _PGD_IMAGES),
-        ("Square attack, clipped", square, _SQUARE_IMAGES),
+        ("FGSM, clipped to valid images", partial(fgsm, clip=clip), None),
+        ("PGD, clipped", partial(pgd, clip=clip, rng=0), 2_000),
+        ("Square attack, clipped", partial(square, clip=clip, rng=0), 200),
     ]:
         images, labels = (array[:count] for array in test)
-        attacked = attack(model, images, labels), labels
-        if count is not None:
-            name += f", first {len(images):,}"
-        name = f"fresh adversarial images, {name}"
-        accuracies.append(report(name, model, attacked, run))
+        name += f", first {len(images):,}" if count else ""
+        attacked = attack(model, images, labels, eps), labels
+        what = f"fresh adversarial images, {name}"
+        accuracies.append(report(what, model, attacked, run))
     fresh, _, *stronger = accuracies
     print(
         f"[INFO] in short: correct are {old:.1%} of the adversarial images made before "

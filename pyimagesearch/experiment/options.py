@@ -54,10 +54,9 @@ def parse_options(description: str, mixed: bool = False) -> argparse.Namespace:
     # Bars on a terminal and in a notebook, or else a line an epoch.
     options.verbose = 0 if options.quiet else 1 if is_live() else 2
     if options.output:
-        networks = [(options.output / name).resolve() for name in folder.NETWORKS]
-        if options.model and Path(options.model).resolve() in networks:
-            wanted = "must not be a file that --output replaces"
-            fail(f"--model {wanted}, got {options.model!r}")
+        replaced = [(options.output / name).resolve() for name in folder.NETWORKS]
+        if options.model and Path(options.model).resolve() in replaced:
+            fail(f"--model must not be replaced by --output, got {options.model!r}")
         others = *folder.NETWORKS, folder.HISTORY, folder.ACCURACY
         hold_output(options, folder.RESULTS, *others)
     return options
