@@ -47,7 +47,7 @@ class Run(keras.callbacks.Callback):
             with np.load(path, allow_pickle=False) as archive:
                 arrays = dict(archive)
             meta = json.loads(arrays.pop("meta").item())
-            was, history, seconds = meta["settings"], meta["history"], meta["seconds"]
+            was, history, seconds = meta["decides"], meta["history"], meta["seconds"]
             last = "epoch {epoch} of {phase}".format(**history[-1])
             problems = [
                 f"{k} {was.get(k)}, not {v}" for k, v in now.items() if was.get(k) != v
@@ -118,7 +118,7 @@ class Run(keras.callbacks.Callback):
         self._keep(self._phase, [value.numpy() for value in _variables(self.model)])
         if self._watch:
             self._keep("best", self._watch.best_weights)
-        meta = {"settings": self._settings | self._versions, "history": self.history}
+        meta = {"decides": self._settings | self._versions, "history": self.history}
         meta["seconds"] = time.perf_counter() - self._started
         with folder.replacing(self.options.output / folder.STATE) as path:
             np.savez(path, meta=json.dumps(meta), **self._arrays)
