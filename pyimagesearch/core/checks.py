@@ -77,7 +77,9 @@ def attack_arguments(
     if max(bounds[0] - low, high - bounds[1]) > 1e-5 * abs(bounds).max():
         wanted = f"lie in clip, {bounds[0]:g} to {bounds[1]:g}"
         raise ValueError(f"{name} must {wanted}, got values from {low:g} to {high:g}")
-    return images.clip(*bounds), eps, bounds
+    if low < bounds[0] or high > bounds[1]:  # by rounding
+        images = images.clip(*bounds)
+    return images, eps, bounds
 
 
 def generator(rng: Seed | None) -> np.random.Generator:
