@@ -86,6 +86,7 @@ def images_of(shape, dtype=np.uint8, value=0):
         ({"y_train": images_of(6, float, np.nan)}, "y_train .*float64"),
         ({"y_train": images_of((6, 3))}, r"y_train .*\(6, 3\)"),
         ({"y_train": images_of(6, int, -1)}, "y_train .*-1"),
+        ({"y_train": images_of(6)}, "y_train .*two or more .*0"),
         ({"y_test": images_of(2, int, 3)}, "y_test .*0 to 2, .*got 3"),
         ({"y_train": np.array([None] * 6)}, "pickled"),
     ],

@@ -53,6 +53,8 @@ def load(data: str) -> tuple[Split, Split]:
         if x_train.shape[1:] != x_test.shape[1:]:
             raise ValueError("x_test must hold images of the shape of x_train's")
         classes = int(y_train.max()) + 1
+        if classes < 2:
+            raise ValueError("y_train must hold two or more class ids, got only 0")
         if y_test.max() >= classes:
             wanted = f"class ids 0 to {classes - 1}, as y_train"
             raise ValueError(f"y_test must hold {wanted}, got {y_test.max()}")
