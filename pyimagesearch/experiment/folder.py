@@ -41,7 +41,7 @@ def release() -> None:
 def write_json(path: Path, results: dict) -> None:
     """Write a JSON file."""
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(results, indent=2) + "\n")
+        temporary.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")
 
 
 def write_table(path: Path, rows: list[dict]) -> None:
