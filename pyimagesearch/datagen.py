@@ -86,18 +86,18 @@ def generate_mixed_adverserial_batch(
     attack = checked(attack)
     normal_total = int(total * split)
 
+    def halves():
+        if normal_total < total:
+            attacked, attacked_labels = sampler.draw(total - normal_total)
+            yield attack(model, attacked, attacked_labels, eps), attacked_labels
+        if normal_total > 0:
+            yield sampler.draw(normal_total)
+
     def batches():
         while True:
-            parts = []
-            if normal_total < total:
-                attacked, attacked_labels = sampler.draw(total - normal_total)
-                adversaries = attack(model, attacked, attacked_labels, eps)
-                parts.append((adversaries, attacked_labels))
-            if normal_total > 0:
-                parts.append(sampler.draw(normal_total))
-            mixed_images, mixed_labels = map(np.concatenate, zip(*parts, strict=True))
+            mixed = map(np.concatenate, zip(*halves(), strict=True))
             order = sampler.rng.permutation(total)
-            yield mixed_images[order], mixed_labels[order]
+            yield tuple(part[order] for part in mixed)
 
     return batches()
 

@@ -127,7 +127,8 @@ def art_classifier(model, loss, clip=(0.0, 1.0)):
 def digits():
     """A SimpleCNN trained on scikit-learn's digits, the training and the test data."""
     keras.utils.set_random_seed(1)  # not a test's: a substitute starts elsewhere
-    train, test = load("digits")
+    (images, labels), test = load("digits")
+    train = images[:], labels
     model = SimpleCNN.build(28, 28, 1, 10)
     model.compile("adam", "categorical_crossentropy", metrics=["accuracy"])
     model.fit(*train, batch_size=64, epochs=40, verbose=0)

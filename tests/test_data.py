@@ -38,6 +38,7 @@ def npz(tmp_path):
 def assert_valid(loaded):
     """Check that it is `VALID`."""
     (train_images, train_labels), (test_images, test_labels) = loaded
+    train_images = train_images[:]
     assert train_images.dtype == test_images.dtype == np.float32
     np.testing.assert_allclose(train_images[..., 0] * 255, VALID["x_train"], rtol=1e-6)
     np.testing.assert_array_equal(test_images, np.ones((2, 4, 5, 1)))
@@ -60,6 +61,7 @@ def test_float_colour_images_and_label_columns(npz):
 
 def test_digits_are_the_size_of_mnist():
     (train_images, train_labels), (test_images, test_labels) = data.load("digits")
+    train_images = train_images[:]
     assert train_images.shape == (1437, 28, 28, 1)
     assert test_images.shape == (360, 28, 28, 1)
     assert (train_images.min(), train_images.max()) == (0, 1)

@@ -123,7 +123,7 @@ WRONG_OPTIONS = [
 ]
 WRONG_SCRIPT_OPTIONS = [
     *WRONG_OPTIONS,
-    (["--epochs", "0"], "--epochs: must be from 1 to inf, got '0'"),
+    (["--epochs", "0"], "--epochs: must be at least 1, got '0'"),
     (["--epochs", "many"], "--epochs: invalid int value: 'many'"),
     (["--epochs"], "one argument"),
     (["--eps", "-0.1"], "--eps: must be from 0 to 1, got '-0.1'"),
@@ -150,7 +150,7 @@ WRONG_COMMANDS = [
         for options, says in [
             *WRONG_OPTIONS,
             (["--eps", "0.1", "-1.0"], "'-1.0'"),
-            (["--images", "0"], "--images: must be from 1 to inf, got '0'"),
+            (["--images", "0"], "--images: must be at least 1, got '0'"),
             (["--eps", "0.5", "1.5"], "from 0 to the range's 1, got 1.5"),
             (["--range", "1", "1"], "LOW HIGH, the first smaller, got 1 1"),
             (["--range", "0", "inf"], "'inf'"),

@@ -48,9 +48,10 @@ def check_defence(model: keras.Model, test: Split, run: Run) -> None:
     ]:
         images, labels = (array[:count] for array in test)
         name += f", first {len(images):,}" if count else ""
-        attacked = attack(model, images, labels, eps), labels
         what = f"fresh adversarial images, {name}"
-        accuracies.append(report(what, model, attacked, run))
+        attacked = attack(model, images, labels, eps)
+        accuracies.append(report(what, model, (attacked, labels), run))
+        del attacked  # or there would be two of them in memory
     fresh, _, *stronger = accuracies
     print(
         f"[INFO] in short: correct are {old:.1%} of the adversarial images made before "

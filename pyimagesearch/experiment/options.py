@@ -102,7 +102,10 @@ def number(kind: type, low: float, high: float = math.inf) -> Callable:
 
     def parse(text):
         value = kind(text)
-        _require(low <= value <= high, f"from {low:,} to {high:,}", text)
+        wanted = (
+            f"at least {low:,}" if high == math.inf else f"from {low:,} to {high:,}"
+        )
+        _require(low <= value <= high, wanted, text)
         return value
 
     parse.__name__ = kind.__name__  # which argparse shows for what is no number
