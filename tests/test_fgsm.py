@@ -534,6 +534,14 @@ def test_model_is_asked_nothing_but_the_users_own_images(attack, images, labels)
     assert (adversaries != images).any()
 
 
+@pytest.mark.parametrize("attack", [pgd, square_attack])
+def test_model_that_checks_its_images_needs_clip(attack, images, labels):
+    model = network_of(AtMostOne(), build_classifier())
+    with pytest.raises(ValueError, match=r"model .*clip=") as raised:
+        attack(model, images, labels, 1.0)
+    assert len(str(raised.value)) <= 300
+
+
 @pytest.mark.parametrize("attack", [fgsm, pgd])
 def test_operation_without_a_gradient(attack, images, labels):
     shrink = layers.Resizing(3, 3, interpolation="area")

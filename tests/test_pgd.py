@@ -263,7 +263,7 @@ def test_regression_needs_the_loss_it_was_trained_with(images):
     """The default loss is for classifiers; it would climb the wrong thing, silently."""
     model = build_classifier(classes=1, activation=None)
     targets = np.linspace(-2, 30, 20, dtype=np.float32)
-    with pytest.raises(ValueError, match=r"labels .*'cross_entropy'.*regression"):
+    with pytest.raises(ValueError, match=r"labels .*regression.*'cross_entropy'"):
         pgd(model, images, targets)
     how = {"steps": 5, "random_start": False, "loss": "mse"}
     adversaries = pgd(model, images, targets, 0.1, **how)
@@ -286,7 +286,7 @@ def test_more_than_one_answer_an_image(images):
     model = network_of(layers.Conv2D(1, 1))
     with pytest.raises(ValueError, match="restarts"):
         pgd(model, images, images, loss="mse", restarts=2)
-    with pytest.raises(ValueError, match=r"'margin' needs a model of classes.*\(6, 6"):
+    with pytest.raises(ValueError, match=r"'margin' needs a row of classes.*\(6, 6"):
         fgsm(model, images, images, loss="margin")
 
 

@@ -8,7 +8,13 @@ import numpy as np
 import tensorflow as tf
 
 from pyimagesearch.core import checks
-from pyimagesearch.core.compiled import Network, compile_for, in_chunks, judge
+from pyimagesearch.core.compiled import (
+    Network,
+    class_ids,
+    compile_for,
+    in_chunks,
+    judge,
+)
 from pyimagesearch.core.gradients import attack_in_chunks
 from pyimagesearch.core.losses import Loss
 from pyimagesearch.core.warning import each_warning_once
@@ -91,7 +97,7 @@ def projected_gradient_descent(
     if targets.ndim != 2:
         raise ValueError(f"restarts need a model of classes, got {targets.shape[1:]}")
     judged, _ = compile_for(judge, model, images, targets, loss)
-    classes = targets.argmax(axis=1) if targets.shape[1] > 1 else targets[:, 0] > 0.5
+    classes = class_ids(targets)
     adversaries, losses = images.copy(), np.full(len(images), -np.inf, np.float32)
     rows = np.arange(len(images))
     with each_warning_once(set()):

@@ -81,14 +81,15 @@ def compile_for(
 def _check_classes(name, loss, targets):
     if targets.ndim != 2:
         got = f"an output of shape {targets.shape[1:]}"
-        raise ValueError(f"loss {loss!r} needs a model of classes, got {got}")
-    sums = targets.sum(axis=1) if targets.shape[1] > 1 else np.ones(1)
-    low, high = targets.min(), targets.max()
-    if low < 0 or high > 1 or not np.allclose(sums, 1, atol=1e-3):
+        raise ValueError(f"loss {loss!r} needs a row of classes an image, got {got}")
+    single, low, high = targets.shape[1] == 1, targets.min(), targets.max()
+    fits = np.isin(targets, (0, 1)) if single else abs(targets.sum(axis=1) - 1) < 1e-3
+    if low < 0 or high > 1 or not fits.all():
+        wanted = "0 or 1 for a model of one output" if single else "one class an image"
         raise ValueError(
-            f"{name} must be one class an image for loss {loss!r}, got values from "
-            f"{low:g} to {high:g}; for regression or several labels an image give the "
-            "loss= that the model was trained with"
+            f"{name} must be {wanted}, got values from {low:g} to {high:g}: regression "
+            "and several labels an image need an attack with the loss= that the model "
+            f"was trained with, not {loss!r}"
         )
 
 
@@ -119,6 +120,15 @@ def judge(network: Network, images: tf.Tensor, targets: tf.Tensor) -> tuple:
     return network.losses(targets, output), network.logits(output)
 
 
+def class_ids(targets: np.ndarray) -> np.ndarray:
+    """Return the classes `(n,)` in a classifier's targets."""
+    return (
+        targets.argmax(axis=1)
+        if targets.shape[1] > 1
+        else (targets[:, 0] > 0.5).astype(int)
+    )
+
+
 def predict_logits(
     model: keras.Model, images: np.ndarray, from_logits: bool | None = None
 ) -> np.ndarray:
@@ -139,7 +149,11 @@ def in_chunks(compiled: Callable, *arrays: np.ndarray) -> list[np.ndarray]:
     """Return the results of a compiled function for arrays of any length."""
     results = []
     for chunk in chunks(arrays[0]):
-        result = compiled(*(tf.constant(array[chunk]) for array in arrays))
+        try:
+            result = compiled(*(tf.constant(array[chunk]) for array in arrays))
+        except tf.errors.InvalidArgumentError as error:  # of the model's own checks
+            reason = f"model does not take such images; clip= keeps them valid: {error}"
+            raise ValueError(checks.one_line(reason)) from error
         results.append([part.numpy() for part in result])
     return [np.concatenate(parts) for parts in zip(*results, strict=True)]
 

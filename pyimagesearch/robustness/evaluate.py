@@ -8,10 +8,11 @@ import keras
 import numpy as np
 
 from pyimagesearch.core import checks
-from pyimagesearch.core.compiled import predict_logits
+from pyimagesearch.core.compiled import class_ids, compile_for, judge, predict_logits
 from pyimagesearch.core.gradients import check_outputs
+from pyimagesearch.core.losses import OnLogits
 from pyimagesearch.core.warning import warn
-from pyimagesearch.robustness.classifier import check_accuracy, read_labels
+from pyimagesearch.robustness.classifier import check_compiled
 from pyimagesearch.robustness.suite import SQUARE, TRANSFER, make_suite
 from pyimagesearch.robustness.transfer import train_substitute
 
@@ -104,7 +105,9 @@ def evaluate_robustness(
     steps = checks.positive_integer("steps", steps)
     queries = checks.positive_integer("queries", queries)
     rng = checks.generator(rng)
-    ids, targets = read_labels(model, images, labels, from_logits)
+    loss = OnLogits("margin", from_logits)
+    _, targets = compile_for(judge, model, images, labels, loss)
+    ids = class_ids(targets)
 
     def predict(given):
         logits = sum(predict_logits(model, given, from_logits) for _ in range(passes))
@@ -120,7 +123,7 @@ def evaluate_robustness(
             f"differ, so answers are averaged over {passes} of them"
         )
     elif from_logits is None:
-        check_accuracy(model, images, ids, targets, logits)
+        check_compiled(model, images, targets, ids, logits.argmax(axis=1) == ids)
     substitute = None
     if attacker_images is not None:
         own, *_ = checks.attack_arguments("attacker_images", attacker_images, 0, clip)
@@ -134,7 +137,7 @@ def evaluate_robustness(
     )
     longer = partial(suite["PGD, cross-entropy"], steps=3 * steps)
 
-    def judge(outcome, rows):
+    def update(outcome, rows):
         logits = predict(outcome.images[rows]).astype(float)
         outcome.correct[rows] = logits.argmax(axis=1) == ids[rows]
         true = logits[np.arange(len(rows)), ids[rows]]
@@ -144,7 +147,7 @@ def evaluate_robustness(
         outcome = outcome.copy()
         if eps > 0 and rows.size > 0:
             outcome.images[rows] = attack(images[rows], ids[rows], eps)
-            judge(outcome, rows)
+            update(outcome, rows)
         return outcome
 
     def add_row(name, eps, outcome, started):
@@ -156,7 +159,7 @@ def evaluate_robustness(
 
     table, started = [], time.perf_counter()
     clean = _Outcome(images, np.ones(len(images), bool), np.zeros(len(images)))
-    judge(clean, np.arange(len(images)))
+    update(clean, np.arange(len(images)))
     add_row("clean", 0.0, clean, started)
     right = np.flatnonzero(clean.correct)
     verbose = checks.is_live() if verbose is None else verbose
@@ -174,7 +177,7 @@ def evaluate_robustness(
                 kept[is_worse] = new[is_worse]
             progress.add(1)
         if passes > 1 and value > 0 and right.size > 0:  # unlucky draws are no attack
-            judge(worst, right)
+            update(worst, right)
         add_row("worst case", value, worst, started)
         if passes > 1 or value == 0:
             continue
