@@ -39,13 +39,6 @@ class _Outcome(NamedTuple):
     correct: np.ndarray
     losses: np.ndarray
 
-    def copy(self):
-        return _Outcome(*(array.copy() for array in self))
-
-    def damage(self):
-        """Return from 1 on where the model is fooled, else less; it grows with loss."""
-        return np.where(self.correct, self.losses / (1 + self.losses), 1 + self.losses)
-
 
 def evaluate_robustness(
     model: keras.Model,
@@ -137,18 +130,17 @@ def evaluate_robustness(
     )
     longer = partial(suite["PGD, cross-entropy"], steps=3 * steps)
 
-    def update(outcome, rows):
-        logits = predict(outcome.images[rows]).astype(float)
-        outcome.correct[rows] = logits.argmax(axis=1) == ids[rows]
-        true = logits[np.arange(len(rows)), ids[rows]]
-        outcome.losses[rows] = np.logaddexp.reduce(logits, axis=1) - true
+    def outcome_of(adversaries):
+        logits = predict(adversaries).astype(float)
+        losses = np.logaddexp.reduce(logits, axis=1) - logits[np.arange(len(ids)), ids]
+        return _Outcome(adversaries, right & (logits.argmax(axis=1) == ids), losses)
 
-    def attacked(outcome, attack, eps, rows):
-        outcome = outcome.copy()
-        if eps > 0 and rows.size > 0:
-            outcome.images[rows] = attack(images[rows], ids[rows], eps)
-            update(outcome, rows)
-        return outcome
+    def attacked(start, attack, eps, rows):
+        if eps == 0 or rows.size == 0:
+            return start
+        adversaries = start.images.copy()
+        adversaries[rows] = attack(images[rows], ids[rows], eps)
+        return outcome_of(adversaries)
 
     def add_row(name, eps, outcome, started):
         seconds = time.perf_counter() - started
@@ -158,26 +150,30 @@ def evaluate_robustness(
         table.append(Row(name, eps, *map(float, (*shares, seconds, *moves))))
 
     table, started = [], time.perf_counter()
-    clean = _Outcome(images, np.ones(len(images), bool), np.zeros(len(images)))
-    update(clean, np.arange(len(images)))
+    right = np.ones(len(images), bool)
+    clean = outcome_of(images)
+    right = clean.correct
     add_row("clean", 0.0, clean, started)
-    right = np.flatnonzero(clean.correct)
     verbose = checks.is_live() if verbose is None else verbose
     total = len(all_eps) * len(suite)
     progress = keras.utils.Progbar(total, verbose=int(verbose), unit_name="attack")
     for value in all_eps:
-        started, worst = time.perf_counter(), clean.copy()
+        started, worst = time.perf_counter(), _Outcome(*map(np.copy, clean))
         for name, attack in suite.items():
             begun, before = time.perf_counter(), worst.correct.mean()
             start = worst if name == SQUARE else clean
             found = attacked(start, attack, value, np.flatnonzero(start.correct))
             add_row(name, value, found, begun)
-            is_worse = found.damage() > worst.damage()
+            is_same, is_higher = (
+                found.correct == worst.correct,
+                found.losses > worst.losses,
+            )
+            is_worse = np.where(is_same, is_higher, worst.correct)
             for kept, new in zip(worst, found, strict=True):
                 kept[is_worse] = new[is_worse]
             progress.add(1)
-        if passes > 1 and value > 0 and right.size > 0:  # unlucky draws are no attack
-            update(worst, right)
+        if passes > 1 and value > 0:  # unlucky draws are no attack
+            worst = outcome_of(worst.images)
         add_row("worst case", value, worst, started)
         if passes > 1 or value == 0:
             continue
