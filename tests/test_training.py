@@ -117,6 +117,8 @@ def test_robust_attack_makes_valid_images_from_shifted_ones():
     attacked = attack(model, images, labels, 0.2)
     assert attacked.min() >= 2 and attacked.max() <= 3
     assert (attacked != shifted).mean() > 0.9
+    with pytest.raises(ValueError, match=r"steps .*0"):
+        robust_attack(0)
 
 
 @pytest.mark.parametrize(
@@ -164,6 +166,18 @@ def test_a_defence_that_fails_ends_with_the_best_epochs_weights():
     assert right > 0.9
     (warning,) = [w for w in told if "the defence" in str(w.message)]
     assert f"in epoch {logged.index(max(logged)) + 1}," in str(warning.message)
+
+
+def test_watch_takes_labels_of_any_format():
+    model, (images, _) = build_classifier(), stripes(60)
+    ids, shares = answers(model, images), set()
+    ids[::3] = (ids[::3] + 1) % 3
+    for given in (np.eye(3)[ids], ids, ids[:, np.newaxis]):
+        watch, logs = WatchRobustness((images, given), 0.01), {}
+        watch.set_model(model)
+        watch.on_epoch_end(0, logs)
+        shares.add(logs["robust_accuracy"])
+    assert len(shares) == 1 and 0 < shares.pop() < 1
 
 
 def test_a_defence_that_holds_is_left_alone():

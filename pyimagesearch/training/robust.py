@@ -8,7 +8,12 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from pyimagesearch.attacks import projected_gradient_descent
 from pyimagesearch.core import checks
-from pyimagesearch.core.compiled import check_model, predict_logits
+from pyimagesearch.core.compiled import (
+    check_model,
+    class_ids,
+    one_hot,
+    predict_logits,
+)
 from pyimagesearch.core.sampling import Attack
 from pyimagesearch.core.warning import warn
 from pyimagesearch.fgsm import generate_image_adversary
@@ -22,7 +27,7 @@ def make_attack(name: str, eps: float, steps: int, rng: np.random.Generator) -> 
 
     It is `fgsm`, as in the tutorials; `rfgsm`, one step from a random start; `pgd`, two
     smaller steps from there; or `robust`, see `robust_attack`. The last three make
-    valid images. The training takes so many `steps` in all.
+    valid images. `steps` is the number of batches in the whole training.
     """
     if name == "fgsm":
         return generate_image_adversary
@@ -41,18 +46,23 @@ def robust_attack(
     """Return the recipe's attack, for a generator that is given the eps to withstand.
 
     Each image is first shifted by up to a pixel, up or down and sideways, its edge
-    repeated. Then PGD climbs from a random start. With e for eps as a share of the
-    range, it takes `0.5 + 15 e` steps, two at least, each `2 / steps` of its reach, 3/4
-    at most. The reach is `1.4 - e` times eps, at most 1.3 times. It rises from 0 during
-    the first part 2 e of the training: a network learns nothing from strong adversaries
-    at once.
+    repeated. Then PGD climbs from a random start. Let e be eps as a share of the range.
+    PGD takes `0.5 + 15 e` steps, at least two. Its own eps, the reach, is `1.4 - e`
+    times eps, at most 1.3 times; a step is `2 / steps` of it, at most 3/4. The reach
+    rises from 0 over the first `2 e` of the training, because a network learns nothing
+    from strong adversaries at once.
 
     Args:
         steps: Batches in all epochs together.
         clip: The valid range of a value.
         rng: Seed or NumPy generator of the random starts and shifts.
+
+    Returns:
+        An attack on images `(n, height, width, channels)` of a compiled model, whose
+        optimizer counts the steps. As it shifts images, they move further than eps.
     """
-    rng, (low, high) = checks.generator(rng), clip
+    steps, rng = checks.positive_integer("steps", steps), checks.generator(rng)
+    low, high = clip
 
     def attack(model, images, labels, eps):
         count, height, width, _ = images.shape
@@ -93,7 +103,7 @@ def robust_optimizer(model: keras.Model, steps: int) -> keras.optimizers.Optimiz
 
 
 class WatchRobustness(keras.callbacks.Callback):
-    """Attacks images that stay out of the training, and notices when it fails.
+    """Attacks images that stay out of the training, and notices when that fails.
 
     After each epoch it adds `robust_accuracy`, under PGD with the full eps, to what
     Keras logs. If that ends below half of its best, the model gets the weights of its
@@ -116,7 +126,7 @@ class WatchRobustness(keras.callbacks.Callback):
         """Attack the images."""
         images, labels = self._data
         logits = predict_logits(self.model, self._attack(self.model, images, labels))
-        truth = labels.argmax(axis=1) if labels.ndim == 2 else labels
+        truth = class_ids(one_hot("labels", labels, len(images), logits.shape[1:]))
         accuracy = float((logits.argmax(axis=1) == truth).mean())
         if accuracy >= max([0.0, *self.accuracies]):
             self.best_weights = self.model.get_weights()
