@@ -21,10 +21,10 @@ def main(options):
     from pyimagesearch.training.epochs import shuffled, steps_of
 
     keras.utils.set_random_seed(options.seed)
-    batch_size, eps, seed = options.batch_size, options.eps, options.seed
+    batch_size, eps, seed = options.batch_size, options.eps, options.seed  # 64, 0.1, 0
 
     print("[INFO] loading MNIST dataset...")
-    train, test = loading.load_data(options)
+    train, test = loading.load_data(options)  # pixels from 0 to 1, one-hot labels
     run = Run(options, train, test)
     dims = height, width, depth = test[0].shape[1:]
     total, classes = test[1].shape
@@ -42,8 +42,8 @@ def main(options):
             shuffled(train, batch_size, rng),
             validation_data=test,
             steps_per_epoch=steps_of(train, batch_size),
-            epochs=options.epochs,
-            **resumed,  # initial_epoch, callbacks, verbose
+            epochs=options.epochs,  # 20
+            **resumed,  # initial_epoch, callbacks, shuffle=False, verbose
         )
     report("normal testing images", model, test, run)
 
@@ -56,13 +56,13 @@ def main(options):
         batches = generate_adversarial_batch(model, total, *train, dims, eps, rng=seed)
         tuning = next(batches)
 
-    trained = loading.copy_of(model)
+    trained = loading.copy_of(model)  # for --output
     print("[INFO] re-compiling model...")
     model.compile(Adam(1e-4), "categorical_crossentropy", metrics=["accuracy"])
 
     print("[INFO] fine-tuning network on adversarial examples...")
     rng, resumed = run.resume("fine-tuning", model)
-    steps, epochs = steps_of(tuning, batch_size), options.fine_tune_epochs
+    steps, epochs = steps_of(tuning, batch_size), options.fine_tune_epochs  # 10
     data = shuffled(tuning, batch_size, rng)
     model.fit(data, steps_per_epoch=steps, epochs=epochs, **resumed)
 

@@ -26,10 +26,10 @@ def main(options):
     from pyimagesearch.training.epochs import shuffled, steps_of
 
     keras.utils.set_random_seed(options.seed)
-    batch_size, eps, seed = options.batch_size, options.eps, options.seed
+    batch_size, eps, seed = options.batch_size, options.eps, options.seed  # 64, 0.1, 0
 
     print("[INFO] loading MNIST dataset...")
-    train, test = loading.load_data(options)
+    train, test = loading.load_data(options)  # pixels from 0 to 1, one-hot labels
     run = Run(options, train, test)
     dims = height, width, depth = test[0].shape[1:]
     total, classes = test[1].shape
@@ -47,8 +47,8 @@ def main(options):
             shuffled(train, batch_size, rng),
             validation_data=test,
             steps_per_epoch=steps_of(train, batch_size),
-            epochs=options.epochs,
-            **resumed,  # initial_epoch, callbacks, verbose
+            epochs=options.epochs,  # 20
+            **resumed,  # initial_epoch, callbacks, shuffle=False, verbose
         )
     report("normal testing images", model, test, run)
 
@@ -57,21 +57,22 @@ def main(options):
     adversaries = next(batches)  # every test image once
     report("adversarial testing images", model, adversaries, run)
 
-    trained = loading.copy_of(model)
+    trained = loading.copy_of(model)  # for --output
     print("[INFO] re-compiling model...")
-    steps, epochs = len(train[0]) // batch_size, options.fine_tune_epochs
+    steps, epochs = len(train[0]) // batch_size, options.fine_tune_epochs  # 10
     optimizer, watch = Adam(1e-4), None
     if options.recipe == "robust":
         train, held_out = robust.hold_out(train, seed)
-        optimizer = robust.robust_optimizer(model, epochs * steps)
+        optimizer = robust.robust_optimizer(model, epochs * steps)  # and no dropout
         watch = robust.WatchRobustness(held_out, eps)
     model.compile(optimizer, "categorical_crossentropy", metrics=["accuracy"])
 
     print("[INFO] creating mixed data generator...")
     rng, resumed = run.resume("fine-tuning", model, watch)
     attack = robust.make_attack(options.attack, eps, epochs * steps, rng)
-    given = model, batch_size, *train, dims, eps, options.split
-    batches = generate_mixed_adverserial_batch(*given, attack=attack, rng=rng)
+    batches = generate_mixed_adverserial_batch(
+        model, batch_size, *train, dims, eps, options.split, attack=attack, rng=rng
+    )
 
     print("[INFO] fine-tuning network on dynamic mixed data...")
     model.fit(in_step(batches), steps_per_epoch=steps, epochs=epochs, **resumed)

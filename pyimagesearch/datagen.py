@@ -31,7 +31,7 @@ def generate_adversarial_batch(
     attack: Attack = generate_image_adversary,
     rng: Seed | None = None,
 ) -> Batches:
-    """Yield endless batches of adversaries, made against the model as it is by then.
+    """Yield endless batches of adversaries, made against the model as it then is.
 
     It is `generate_mixed_adverserial_batch` without normal images; see there.
     """
@@ -56,7 +56,7 @@ def generate_mixed_adverserial_batch(
 
     The two kinds are drawn independently, each without replacement. Only the drawn
     rows of `images` are read, and the first, so it may be a memory map larger than
-    memory. Of gradients that are of no use each generator warns once.
+    memory. Each generator warns once of useless gradients.
 
     Args:
         model: A Keras model that maps one image tensor to one output.
@@ -86,18 +86,21 @@ def generate_mixed_adverserial_batch(
     attack = checked(attack)
     normal_total = int(total * split)
 
-    def halves():
+    def batch():
+        halves = []
         if normal_total < total:
             attacked, attacked_labels = sampler.draw(total - normal_total)
-            yield attack(model, attacked, attacked_labels, eps), attacked_labels
+            adversaries = attack(model, attacked, attacked_labels, eps)
+            halves.append((adversaries, attacked_labels))
         if normal_total > 0:
-            yield sampler.draw(normal_total)
+            halves.append(sampler.draw(normal_total))
+        mixed_images, mixed_labels = map(np.concatenate, zip(*halves, strict=True))
+        order = sampler.rng.permutation(total)
+        return mixed_images[order], mixed_labels[order]
 
     def batches():
         while True:
-            mixed = map(np.concatenate, zip(*halves(), strict=True))
-            order = sampler.rng.permutation(total)
-            yield tuple(part[order] for part in mixed)
+            yield batch()
 
     return batches()
 

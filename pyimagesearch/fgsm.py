@@ -57,7 +57,7 @@ def generate_image_adversary(
     Source: Goodfellow et al., "Explaining and harnessing adversarial examples", 2015.
     """
     images, eps, clip = checks.attack_arguments("image", image, eps, clip, norm)
-    more = tf.TensorSpec(()), tf.TensorSpec((2,))
+    more = tf.TensorSpec(()), tf.TensorSpec((2,))  # step, clip
     attack, targets = compile_for(
         gradient_step, model, images, label, loss, *more, name="label", norm=norm
     )
@@ -68,10 +68,10 @@ def generate_image_adversary(
 def gradient_step(
     network: Network, images: tf.Tensor, targets: tf.Tensor, step, clip, norm
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Return images that have moved a step up the loss, in a traced function.
+    """Move images a step up the loss, or down it by a negative step, in a graph.
 
-    With them come, of each image, the absolute sum of its gradient, which is zero or
-    NaN where the step is of no use, and whether the model's output is finite.
+    With them come, for each image, the sum of its gradient's absolute values, which is
+    zero or NaN where the step is of no use, and whether the model's output is finite.
     """
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(images)

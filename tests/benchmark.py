@@ -37,7 +37,7 @@ from pyimagesearch.training.robust import robust_attack
 
 ROOT = Path(__file__).parent.parent
 EPS, DIMS, BATCH, CHUNK = 0.1, (28, 28, 1), 64, 512
-ROUNDS, STEPS = 5, 490
+ROUNDS, STEPS = 5, 400
 
 
 def compare(title, unit, reference, rivals):

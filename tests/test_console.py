@@ -70,7 +70,7 @@ def test_notebook_shows_bars_and_runs_twice_into_one_folder(
     short += ["--output", tmp_path]
     status, text, error = run_path(FIRST, *short)
     assert status == 0, error
-    assert "[INFO] in short: correct are" in text
+    assert "[INFO] in short: the network is right on" in text
     assert "\b" in text or "\r" in text  # a bar that moves
     status, text, error = run_path(FIRST, *short)
     assert status == 2 and "holds an earlier run's results.json" in error

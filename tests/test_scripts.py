@@ -39,8 +39,8 @@ LOSS
 LOSS
 [INFO] fresh adversarial images, Square attack, clipped, first 200:
 LOSS
-[INFO] in short: correct are 0% of the adversarial images made before fine-tuning,
-[INFO] 0% of fresh ones of the same kind, and 0% of a stronger attacker's
+[INFO] in short: the network is right on 0% of the adversarial images made before
+[INFO] fine-tuning, on 0% of fresh ones of the same kind, on 0% of stronger ones
 """
 FINE_TUNING = {
     FIRST: "[INFO] fine-tuning network on adversarial examples...",

@@ -16,7 +16,7 @@ Scores = Callable[[np.ndarray], np.ndarray]
 
 # The queries, of 10,000, after which the squares are half as large.
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
-_ROUND = 100  # queries until images that have fallen are left alone
+_ROUND = 100  # queries, after which images that are misread by now are left alone
 
 
 def square_attack(
@@ -44,14 +44,15 @@ def square_attack(
             length)`, of any real dtype.
         labels: One-hot rows or class ids.
         eps: Largest change of a value, in the units of the images.
-        queries: How many changes are tried for an image; more find more. The published
-            figures take 5,000.
+        queries: How many changes are tried for an image; more find more. AutoAttack
+            tries 5,000.
         clip: The valid range `(low, high)` of images and adversaries.
         from_logits: Whether the Keras model returns logits; None finds it out.
         rng: Seed or NumPy generator; by default a seed from NumPy's global state.
 
     Returns:
-        The adversaries, float32, in the shape of `images`. What is wrong unaided stays.
+        The adversaries, float32, in the shape of `images`. Images that are misread
+        already stay as they are.
 
     Raises:
         TypeError, ValueError: If an argument is of a wrong type, out of range or does
@@ -74,13 +75,13 @@ def square_attack(
     else:
         network, classes = _network(model, images)
         targets = one_hot("labels", labels, len(images), (classes,))
-        # Not compiled as a whole: the function may be TensorFlow's own.
+        # Only the squares are compiled; the function runs as ordinary Python.
         specs = [more[0]] * 3 + [tf.TensorSpec((), tf.int32)] * 2 + more[-1:]
         compiled = tf.function(_try_squares, specs, autograph=False)
         search = partial(_search, network, try_squares=compiled)
 
     def search_on(rows, start, queries):
-        """Return the best of some queries for some images, and their margins."""
+        """Return images after some queries, and the rows that are right even so."""
 
         def search_chunk(*arrays):
             seed = rng.integers(2**31, size=2, dtype=np.int32)
@@ -158,7 +159,7 @@ def _try_squares(low, high, best, height, width, seed):
 
 
 def _network(scores, images):
-    """Return a function that is not TensorFlow's as a network, and its classes."""
+    """Return a network that calls a function of scores, and how many classes it has."""
     if not callable(scores):
         got = checks.shown(scores)
         raise TypeError(f"model must be a Keras model or a function, got {got}")

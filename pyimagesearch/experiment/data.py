@@ -108,7 +108,8 @@ def _load_npz(path, hint=""):
             return [archive[key] for key in _KEYS]
     except Exception as error:  # zip, zlib and NumPy raise a dozen kinds
         wanted = f"an .npz file of the arrays {', '.join(_KEYS)}, none pickled"
-        raise ValueError(f"{path} is not {wanted}: {one_line(error)}{hint}") from error
+        reason = one_line(str(error).split(". ")[0])  # NumPy's advice is not for users
+        raise ValueError(f"{path} is not {wanted}: {reason}{hint}") from error
 
 
 def _load_from_keras(name):

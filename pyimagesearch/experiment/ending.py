@@ -54,9 +54,9 @@ def check_defence(model: keras.Model, test: Split, run: Run) -> None:
         del attacked  # or there would be two of them in memory
     fresh, _, *stronger = accuracies
     print(
-        f"[INFO] in short: correct are {old:.1%} of the adversarial images made before "
-        f"fine-tuning,\n[INFO] {fresh:.1%} of fresh ones of the same kind, and "
-        f"{min(stronger):.1%} of a stronger attacker's"
+        f"[INFO] in short: the network is right on {old:.1%} of the adversarial images "
+        f"made before\n[INFO] fine-tuning, on {fresh:.1%} of fresh ones of the same "
+        f"kind, on {min(stronger):.1%} of stronger ones"
     )
     if not getattr(run.options, "honest", True):
         print(

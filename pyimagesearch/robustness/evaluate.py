@@ -152,7 +152,7 @@ def evaluate_robustness(
     table, started = [], time.perf_counter()
     right = np.ones(len(images), bool)
     clean = outcome_of(images)
-    right = clean.correct
+    right = clean.correct  # from here on, what is wrong when clean stays wrong
     add_row("clean", 0.0, clean, started)
     verbose = checks.is_live() if verbose is None else verbose
     total = len(all_eps) * len(suite)

@@ -17,7 +17,8 @@ class RepeatableEpochs(keras.callbacks.Callback):
     see other random numbers.
 
         epochs = RepeatableEpochs(seed)
-        model.fit(shuffled(data, 64, epochs.rng), callbacks=[epochs], ...)
+        how = {"steps_per_epoch": steps_of(data, 64), "shuffle": False}
+        model.fit(shuffled(data, 64, epochs.rng), callbacks=[epochs], **how)
 
     Attributes:
         rng: The NumPy generator for the data; it is ready for the first epoch.
@@ -36,14 +37,17 @@ class RepeatableEpochs(keras.callbacks.Callback):
             self.rng.bit_generator.state = fresh.bit_generator.state
         weights = {id(weight) for weight in self.model.weights}
         for variable in self.model.variables:
-            if id(variable) not in weights:  # but a seed, of dropout or of noise, say
+            if id(variable) not in weights:  # but the seed of a layer such as dropout
                 variable.assign(fresh.integers(2**31, size=2))
 
 
 def shuffled(
     data: tuple[np.ndarray, np.ndarray], batch_size: int, rng: np.random.Generator
 ) -> tf.data.Dataset:
-    """Return images and labels for `fit`, in a new order for each epoch."""
+    """Return endless batches for `fit`, which needs `steps_per_epoch=steps_of(...)`.
+
+    Images come in a new order in each epoch.
+    """
     images, labels = data
 
     def batches():
