@@ -8,13 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from pyimagesearch.core import checks
-from pyimagesearch.core.compiled import (
-    Network,
-    class_ids,
-    compile_for,
-    in_chunks,
-    judge,
-)
+from pyimagesearch.core.compiled import class_ids, compile_for, in_chunks, judge
 from pyimagesearch.core.gradients import attack_in_chunks
 from pyimagesearch.core.losses import Loss
 from pyimagesearch.core.warning import each_warning_once
@@ -124,7 +118,7 @@ def shrinking_steps(eps: float, steps: int) -> np.ndarray:
     return eps * np.geomspace(2, 0.01, steps)
 
 
-def _climb(network: Network, images, targets, eps, reach, clip, step_sizes, seed, norm):
+def _climb(network, images, targets, eps, reach, clip, step_sizes, seed, norm):
     axes = range(1, len(images.shape))
     low, high = (tf.clip_by_value(images + e, clip[0], clip[1]) for e in (-eps, eps))
 

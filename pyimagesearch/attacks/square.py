@@ -150,9 +150,8 @@ def _try_squares(low, high, best, height, width, seed):
         first, along = tf.cast(first, tf.int32), tf.range(grid[axis])
         return (along >= first) & (along < first + size)
 
-    inside = (
-        is_inside(0, height)[:, :, None, None] & is_inside(1, width)[:, None, :, None]
-    )
+    rows, columns = is_inside(0, height), is_inside(1, width)
+    inside = rows[:, :, None, None] & columns[:, None, :, None]
     up = tf.random.stateless_uniform((count, 1, 1, grid[2]), seed + 2) < 0.5
     rise, fall = (tf.reshape(inside & way, tf.shape(best)) for way in (up, ~up))
     return tf.where(rise, high, tf.where(fall, low, best))

@@ -54,11 +54,7 @@ def array(name: str, values: np.ndarray, dtype: np.dtype | None = None) -> np.nd
 
 
 def attack_arguments(
-    name: str,
-    images: np.ndarray,
-    eps: float,
-    clip: tuple[float, float] | None,
-    norm: float = np.inf,
+    name, images, eps, clip, norm=np.inf
 ) -> tuple[np.ndarray, np.float32, np.ndarray]:
     """Return what every attack takes as float32: images, eps and bounds; or raise."""
     images = array(name, images, np.float32)

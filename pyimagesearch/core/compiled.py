@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from pyimagesearch.core import checks, losses
-from pyimagesearch.core.losses import Loss, OnLogits
+from pyimagesearch.core.losses import OnLogits
 from pyimagesearch.core.warning import warn
 
 _CHUNK_VALUES = 512 * 28 * 28  # that go through a model at once: memory stays flat
@@ -29,14 +29,7 @@ class Network(NamedTuple):
 
 
 def compile_for(
-    function: Callable,
-    model: keras.Model,
-    images: np.ndarray,
-    labels: np.ndarray,
-    loss: Loss,
-    *more: tf.TensorSpec,
-    name: str = "labels",
-    **settings: object,
+    function, model, images, labels, loss, *more, name="labels", **settings
 ) -> tuple[Callable, np.ndarray]:
     """Return `function(network, images, targets, *more, **settings)`, compiled.
 
@@ -122,16 +115,11 @@ def judge(network: Network, images: tf.Tensor, targets: tf.Tensor) -> tuple:
 
 def class_ids(targets: np.ndarray) -> np.ndarray:
     """Return the classes `(n,)` in a classifier's targets."""
-    return (
-        targets.argmax(axis=1)
-        if targets.shape[1] > 1
-        else (targets[:, 0] > 0.5).astype(int)
-    )
+    is_single = targets.shape[1] == 1
+    return (targets[:, 0] > 0.5).astype(int) if is_single else targets.argmax(axis=1)
 
 
-def predict_logits(
-    model: keras.Model, images: np.ndarray, from_logits: bool | None = None
-) -> np.ndarray:
+def predict_logits(model, images, from_logits=None) -> np.ndarray:
     """Return a classifier's logits `(n, classes)` for float32 images, or raise."""
     any_class, loss = np.zeros(len(images), int), OnLogits("margin", from_logits)
     judged, targets = compile_for(judge, model, images, any_class, loss)
@@ -187,9 +175,7 @@ def example_output(model: keras.Model, images: np.ndarray) -> np.ndarray:
     return keras.ops.convert_to_numpy(outputs[0]).astype(np.float32)
 
 
-def match_labels(
-    name: str, labels: np.ndarray, count: int, shape: tuple[int, ...]
-) -> np.ndarray:
+def match_labels(name, labels, count, shape) -> np.ndarray:
     """Return labels as float32 targets `(count, *shape)`, or raise.
 
     Class ids `(count, *shape[:-1])` stay what they are, as int64.
@@ -210,7 +196,7 @@ def match_labels(
     return labels.reshape(class_ids).astype(np.int64)
 
 
-def one_hot(name: str, labels: np.ndarray, count: int, shape: tuple[int, ...]):
+def one_hot(name, labels, count, shape) -> np.ndarray:
     """Return labels for `count` outputs of `shape` as float32 targets, or raise."""
     labels = match_labels(name, labels, count, shape)
     is_class_id = labels.dtype == np.int64

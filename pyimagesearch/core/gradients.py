@@ -1,8 +1,5 @@
 """Gradients and outputs that are of no use to an attack, and what it says of them."""
 
-from collections.abc import Callable
-
-import keras
 import numpy as np
 
 from pyimagesearch.core.compiled import in_chunks
@@ -13,14 +10,7 @@ class DivergedError(ValueError, FloatingPointError):
     """A model returns numbers that are not finite."""
 
 
-def attack_in_chunks(
-    attack: Callable,
-    model: keras.Model,
-    images: np.ndarray,
-    targets: np.ndarray,
-    eps: float,
-    settings: Callable[[], tuple],
-) -> np.ndarray:
+def attack_in_chunks(attack, model, images, targets, eps, settings) -> np.ndarray:
     """Return a compiled attack's adversaries; warn of its gradients.
 
     The attack takes images, targets and the settings of a chunk, and returns, besides

@@ -5,6 +5,7 @@ import contextvars
 import sys
 import warnings
 from collections.abc import Iterator
+from traceback import walk_stack
 
 _warned = contextvars.ContextVar("warned", default=None)
 
@@ -27,9 +28,6 @@ def warn(text: str) -> None:
         if kind in warned:
             return
         warned.add(kind)
-    level, called_at, frame = 1, 1, sys._getframe()
-    while frame:
-        if frame.f_globals["__name__"].startswith("pyimagesearch"):
-            called_at = level + 1
-        level, frame = level + 1, frame.f_back
-    warnings.warn(text, stacklevel=called_at)
+    stack = [frame.f_globals["__name__"] for frame, _ in walk_stack(sys._getframe())]
+    ours = [i for i, name in enumerate(stack) if name.startswith("pyimagesearch")]
+    warnings.warn(text, stacklevel=ours[-1] + 2)

@@ -3,7 +3,6 @@
 import importlib.util
 import math
 from functools import partial
-from pathlib import Path
 
 import keras
 
@@ -84,14 +83,7 @@ def finish(run: Run, models: dict[str, keras.Model], test: Split) -> None:
         run.finish(published=published)
 
 
-def save_pictures(
-    folder: Path,
-    models: dict[str, keras.Model],
-    data: Split,
-    eps: float,
-    clip: tuple[float, float] = (0.0, 1.0),
-    prefix: str = "",
-) -> None:
+def save_pictures(folder, models, data, eps, clip=(0.0, 1.0), prefix="") -> None:
     """Save the pictures of `draw_pictures` as PNG, or print how to get Matplotlib."""
     if importlib.util.find_spec("matplotlib") is None:
         print("[INFO] no pictures without Matplotlib: pip install matplotlib")

@@ -164,11 +164,8 @@ def evaluate_robustness(
             start = worst if name == SQUARE else clean
             found = attacked(start, attack, value, np.flatnonzero(start.correct))
             add_row(name, value, found, begun)
-            is_same, is_higher = (
-                found.correct == worst.correct,
-                found.losses > worst.losses,
-            )
-            is_worse = np.where(is_same, is_higher, worst.correct)
+            is_worse = found.correct < worst.correct
+            is_worse |= (found.correct == worst.correct) & (found.losses > worst.losses)
             for kept, new in zip(worst, found, strict=True):
                 kept[is_worse] = new[is_worse]
             progress.add(1)

@@ -1,6 +1,5 @@
 """The attacks of the report, each a function of images, class ids and eps."""
 
-from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -14,9 +13,7 @@ TRANSFER, SQUARE = "transfer (black box)", "Square, on what is left"
 _RESTARTS, _TARGETS = 2, 5
 
 
-def make_suite(
-    model, substitute, predict, clip, steps, queries, from_logits, rng
-) -> dict[str, Callable]:
+def make_suite(model, substitute, predict, clip, steps, queries, from_logits, rng):
     """Return the attacks by name, in the order of the report.
 
     The black-box attacker has the substitute, or None; `predict` returns logits.
