@@ -388,7 +388,7 @@ def main():
         loss="categorical_crossentropy",
         metrics=["accuracy"],
     )
-    model.fit(*train, batch_size=BATCH, epochs=1, verbose=0)
+    model.fit(train[0][:], train[1], batch_size=BATCH, epochs=1, verbose=0)
 
     title = f"FGSM over {len(test_images):,} images"
     rivals = fgsm_rivals(model, test_images, test_labels)
