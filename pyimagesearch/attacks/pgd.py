@@ -49,10 +49,10 @@ def projected_gradient_descent(
         step_size: Size of a step, or an array of `steps` sizes; steps that shrink find
             more. By default 2.5 eps / steps, but at most 1.25 eps.
         random_start: Whether to start at random inside the eps-ball.
-        restarts: How often to start; more than once needs a classifier and a
-            random start. Later starts
-            attack only the images that do not fool the model yet. Of its tries an
-            image keeps the first that fools the model, or else that of highest loss.
+        restarts: How often to start; more than once needs a classifier and a random
+            start. Later starts attack only the images that do not fool the model yet.
+            Of its tries an image keeps the first that fools the model, or else that of
+            highest loss.
         loss: As for `generate_image_adversary`. The default climbs the logits of any
             classifier; for regression give the loss that the model was trained with.
         clip: The valid range `(low, high)` of images, start and steps.
