@@ -86,7 +86,7 @@ def generate_mixed_adverserial_batch(
     attack = checked(attack)
     normal_total = int(total * split)
 
-    def batch():
+    def batch():  # a function, so that its arrays are freed while the generator waits
         halves = []
         if normal_total < total:
             attacked, attacked_labels = sampler.draw(total - normal_total)
