@@ -90,8 +90,8 @@ def generate_mixed_adverserial_batch(
         halves = []
         if normal_total < total:
             attacked, attacked_labels = sampler.draw(total - normal_total)
-            adversaries = attack(model, attacked, attacked_labels, eps)
-            halves.append((adversaries, attacked_labels))
+            attacked = attack(model, attacked, attacked_labels, eps)
+            halves.append((attacked, attacked_labels))
         if normal_total > 0:
             halves.append(sampler.draw(normal_total))
         mixed_images, mixed_labels = map(np.concatenate, zip(*halves, strict=True))

@@ -89,6 +89,18 @@ def test_any_stdout_will_do(run_path, tmp_path):
     assert run_path(FIRST, "--epochs", 0, "--quiet")[:2] == (2, "")
 
 
+@pytest.mark.slow
+def test_scikit_learn_is_loaded_for_its_digits_alone():
+    code = (
+        "import sys; from argparse import Namespace;"
+        "from pyimagesearch.experiment.console import run_script;"
+        "main = lambda _: print('keras' in sys.modules, 'sklearn' in sys.modules);"
+        "run_script(main, lambda _: Namespace(), ''); import sklearn.datasets"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], **RUNNING)
+    assert (finished.returncode, finished.stdout) == (0, "True False\n")
+
+
 def run_closed(closed, *command):
     """Run a command under a shell that has really closed some file descriptors."""
     command = ["bash", "-c", f'exec "$@" {closed}', "bash", sys.executable, *command]

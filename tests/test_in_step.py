@@ -1,8 +1,10 @@
 import contextlib
 import functools
+import gc
 import itertools
 import signal
 import threading
+import weakref
 
 import keras
 import numpy as np
@@ -258,6 +260,16 @@ def test_nested_structures_train_as_they_do_from_a_bare_generator(names, batch):
         weights.append(model.get_weights())
     for first, second in zip(*weights, strict=True):
         assert_allclose(first, second, rtol=1e-6)
+
+
+def test_images_do_not_stay_in_memory_after_fit(model):
+    images, labels = batch_of_ones()
+    reference = weakref.ref(images)
+    batches = in_step(itertools.repeat((images, labels)))
+    model.fit(batches, steps_per_epoch=2, **FIT)
+    del images, batches
+    gc.collect()
+    assert reference() is None
 
 
 @pytest.mark.parametrize(

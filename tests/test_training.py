@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 from conftest import answers, build_classifier, network_of, no_warning, stripes
 from keras import layers
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 
 from pyimagesearch.attacks import projected_gradient_descent as pgd
 from pyimagesearch.core.in_step import in_step
+from pyimagesearch.experiment.data import Scaled
 from pyimagesearch.simplecnn import SimpleCNN
 from pyimagesearch.training.epochs import RepeatableEpochs, shuffled, steps_of
 from pyimagesearch.training.robust import (
@@ -194,3 +195,11 @@ def test_held_out_images_are_not_trained_on(count, out):
     assert_array_equal(np.sort(np.concatenate([rest, few])), numbers)
     assert (labels == -rest).all() and (own == -few).all()
     assert count == 10 or (np.diff(np.sort(few)) > 1).any()  # from all over the data
+
+
+def test_images_that_are_not_held_out_are_not_copied_as_floats():
+    pixels = np.arange(40, dtype=np.uint8).reshape(40, 1, 1, 1)
+    (rest, _), (few, _) = hold_out((Scaled(pixels), pixels), seed=0)
+    assert isinstance(rest, Scaled)
+    both = 255 * np.concatenate([rest[:], few])
+    assert_allclose(np.sort(both.ravel()), np.arange(40), rtol=1e-6)

@@ -135,15 +135,20 @@ def chunks(images: np.ndarray) -> Iterator[slice]:
 
 def in_chunks(compiled: Callable, *arrays: np.ndarray) -> list[np.ndarray]:
     """Return the results of a compiled function for arrays of any length."""
-    results = []
+    results = None
     for chunk in chunks(arrays[0]):
         try:
             result = compiled(*(tf.constant(array[chunk]) for array in arrays))
         except tf.errors.InvalidArgumentError as error:  # of the model's own checks
             reason = f"model does not take such images; clip= keeps them valid: {error}"
             raise ValueError(checks.one_line(reason)) from error
-        results.append([part.numpy() for part in result])
-    return [np.concatenate(parts) for parts in zip(*results, strict=True)]
+        if results is None:  # filled in place, or each would be there twice
+            shapes = ((len(arrays[0]), *part.shape[1:]) for part in result)
+            types = (part.dtype.as_numpy_dtype for part in result)
+            results = list(map(np.empty, shapes, types))
+        for whole, part in zip(results, result, strict=True):
+            whole[chunk] = part
+    return results
 
 
 def check_model(model: keras.Model) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import sys
+import weakref
 from collections.abc import Iterable
 
 import keras
@@ -66,8 +67,9 @@ class _InStep(tf.data.Dataset):
         signature = keras.tree.map_structure(
             lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype), first
         )
+        reference = weakref.ref(self)  # TensorFlow keeps a generator for ever
         self._dataset = tf.data.Dataset.from_generator(
-            lambda: (_as_arrays(tuple(batch)) for batch in batches),
+            lambda: (_as_arrays(tuple(batch)) for batch in reference()._batches),
             output_signature=signature,
         )
         super().__init__(self._dataset._variant_tensor)

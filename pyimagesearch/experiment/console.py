@@ -41,6 +41,8 @@ def _import_tensorflow():
     if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
         return
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+    # Keras would import scikit-learn, for its wrappers: a second, and 60 MB.
+    sys.modules.setdefault("sklearn", None)
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as chatter:
         os.dup2(chatter.fileno(), 2)
@@ -55,6 +57,8 @@ def _import_tensorflow():
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
+            if sys.modules["sklearn"] is None:
+                del sys.modules["sklearn"]
 
 
 def run_script(

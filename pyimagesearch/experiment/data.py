@@ -46,6 +46,10 @@ class Scaled:
         largest = 1 if self._is_float else 255
         return np.divide(self._images[rows], largest, dtype=np.float32)
 
+    def take(self, rows: np.ndarray, **_) -> "Scaled":
+        """Return some of the images, still kept as bytes: `numpy.take` calls this."""
+        return Scaled(self._images[rows])
+
 
 def load(data: str) -> tuple[Split, Split]:
     """Load training and test data.

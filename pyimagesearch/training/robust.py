@@ -152,7 +152,8 @@ def hold_out(data: Data, seed: int) -> tuple[Data, Data]:
     order = np.random.default_rng(seed).permutation(count)
     cut = watched(count)
     rest, few = np.sort(order[cut:]), order[:cut]
-    return tuple(part[rest] for part in data), tuple(part[few] for part in data)
+    kept = tuple(np.take(part, rest, axis=0) for part in data)
+    return kept, tuple(part[few] for part in data)
 
 
 def watched(count: int) -> int:
