@@ -275,21 +275,18 @@ def training_rivals(model, images, labels):
 
     settings = {"steps_per_epoch": STEPS, "shuffle": False, "verbose": 0}
 
-    def run_plain_fit():
-        epochs = RepeatableEpochs(0)
-        batches = shuffled(data, BATCH, epochs.rng)
-        model.fit(batches, callbacks=[epochs], **settings)
-
-    def run_mixed_fit():
+    def fitting(make_batches):  # made once: the start of a `fit` is no step
         epochs = RepeatableEpochs(1)
-        batches = in_step(mixed_batches(rng=epochs.rng))
-        model.fit(batches, callbacks=[epochs], **settings)
+        batches = make_batches(epochs.rng)
+        return lambda: model.fit(batches, callbacks=[epochs], **settings)
 
-    def run_robust_fit():
-        epochs = RepeatableEpochs(1)
-        attack = robust_attack(1, rng=epochs.rng)
-        batches = mixed_batches(split=0.0, attack=attack, rng=epochs.rng)
-        model.fit(in_step(batches), callbacks=[epochs], **settings)
+    def robust_batches(rng):
+        attack = robust_attack(1, rng=rng)
+        return in_step(mixed_batches(split=0.0, attack=attack, rng=rng))
+
+    run_plain_fit = fitting(lambda rng: shuffled(data, BATCH, rng))
+    run_mixed_fit = fitting(lambda rng: in_step(mixed_batches(rng=rng)))
+    run_robust_fit = fitting(robust_batches)
 
     def run_per_image_fit():
         model.fit(per_image_batches(), steps_per_epoch=4, shuffle=False, verbose=0)
@@ -345,7 +342,7 @@ def time_of_the_second_script(data, epochs=2, fine_tune_epochs=1):
     code = """if True:
         import resource, subprocess, sys
         subprocess.check_call(sys.argv[1:], stdout=subprocess.DEVNULL)
-        print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)
+        print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 // 10**6)
     """
     script = ROOT / "train_mixed_adversarial_defense.py"
     options = ["--data", data, "--epochs", epochs, "--quiet"]

@@ -128,8 +128,8 @@ WRONG_SCRIPT_OPTIONS = [
     (["--epochs"], "one argument"),
     (["--eps", "-0.1"], "--eps: must be from 0 to 1, got '-0.1'"),
     (["--eps", "nan"], "--eps: must be from 0 to 1, got 'nan'"),
-    (["--model", "no.keras"], ".keras file, got 'no.keras'"),
-    (["--model", "README.md"], ".keras file, got 'README.md'"),
+    (["--model", "no.keras"], "as Keras saves it, got 'no.keras'"),
+    (["--model", "README.md"], "as Keras saves it, got 'README.md'"),
     (["--model", "old.h5"], "keras.saving.load_model('m.h5')"),
     (["--model", "SAVED_MODEL"], "Keras 3 loads no SavedModel"),
     (["more"], "more"),
@@ -144,7 +144,9 @@ WRONG_SECOND_OPTIONS = [
 ]
 WRONG_COMMANDS = [
     ([], "required: MODEL.keras"),
-    (["README.md"], "MODEL.keras: must be an existing .keras file, got 'README.md'"),
+    (["README.md"], "MODEL.keras: must be an existing .keras file, as Keras saves it"),
+    (["NO_ZIP"], "as Keras saves it, got"),
+    (["--eps", "0.1", "MODEL"], "must be a number: models come first, got"),
     *(
         (["MODEL", *options], says)
         for options, says in [
@@ -164,9 +166,11 @@ def test_wrong_options_are_one_line_before_tensorflow_is_loaded(tmp_path):
     zipfile.ZipFile(model, "w").close()
     saved_model.mkdir()
     (saved_model / "saved_model.pb").touch()
-    paths = {"MODEL": str(model), "SAVED_MODEL": str(saved_model)}
+    no_zip = tmp_path / "text.keras"
+    no_zip.write_text("no zip")
+    paths = {"MODEL": model, "SAVED_MODEL": saved_model, "NO_ZIP": no_zip}
     cases = [
-        (script, [paths.get(option, option) for option in options], says)
+        (script, [str(paths.get(option, option)) for option in options], says)
         for script, wrong in [
             (FIRST, WRONG_FIRST_OPTIONS),
             (SECOND, WRONG_SECOND_OPTIONS),

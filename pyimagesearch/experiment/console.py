@@ -38,14 +38,14 @@ def _import_tensorflow():
     They come from C++, some before it reads any setting, so stderr's file descriptor
     points elsewhere meanwhile. Set TF_CPP_MIN_LOG_LEVEL to see them.
     """
-    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
-        return
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
-    # Keras would import scikit-learn, for its wrappers: a second, and 60 MB.
-    sys.modules.setdefault("sklearn", None)
+    is_shown = "TF_CPP_MIN_LOG_LEVEL" in os.environ
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # Keras would import these, for what no script uses: a second, and 90 MB.
+    hidden = {"matplotlib", "sklearn"} - sys.modules.keys()
+    sys.modules.update(dict.fromkeys(hidden))
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as chatter:
-        os.dup2(chatter.fileno(), 2)
+        os.dup2(stderr if is_shown else chatter.fileno(), 2)
         try:
             import tensorflow
 
@@ -57,8 +57,8 @@ def _import_tensorflow():
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
-            if sys.modules["sklearn"] is None:
-                del sys.modules["sklearn"]
+            for name in hidden:
+                del sys.modules[name]
 
 
 def run_script(

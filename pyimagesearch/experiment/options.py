@@ -3,6 +3,7 @@
 import argparse
 import functools
 import math
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -101,6 +102,7 @@ def number(kind: type, low: float, high: float = math.inf) -> Callable:
     """Return a type of option: a number of a kind in a range."""
 
     def parse(text):
+        _require(not text.endswith(".keras"), "a number: models come first", text)
         value = kind(text)
         wanted = (
             f"at least {low:,}" if high == math.inf else f"from {low:,} to {high:,}"
@@ -127,12 +129,12 @@ def output_folder(text: str) -> Path:
 
 def model_file(text: str) -> str:
     """Return the value of an option that is a saved Keras model."""
-    wanted = "an existing .keras file"
+    wanted = "an existing .keras file, as Keras saves it"
     if text.endswith((".h5", ".hdf5")):
         wanted += "; convert one by keras.saving.load_model('m.h5').save('m.keras')"
     elif Path(text, "saved_model.pb").exists():
         wanted += "; Keras 3 loads no SavedModel: save it as .keras where it was made"
-    _require(text.endswith(".keras") and Path(text).is_file(), wanted, text)
+    _require(text.endswith(".keras") and zipfile.is_zipfile(text), wanted, text)
     return text
 
 

@@ -58,10 +58,11 @@ def evaluate_robustness(
 
     An image that is wrong when clean is not attacked, and counts as wrong throughout.
     Every attack gets all others, but the slow Square attack only what is left. In the
-    row `worst case` an image is correct only if every attack failed on it.
+    row `worst case` an image is correct only if every attack failed on it. The attacks
+    are noise, FGSM, BIM, PGD on two losses and towards wrong classes, and Square.
 
     It warns where gradients seem to mislead the attacks: if PGD is weaker than FGSM,
-    the black-box attack or the Square attack, if three times the steps leave a point
+    the black-box attack or the Square attack, if three times the steps leave 0.01
     less, or if more than 5% withstand an eps of half the range. The answers of a model
     that answers at random are averaged over 16 passes, with a warning.
 
@@ -200,7 +201,7 @@ def _find_doubts(shares, drop, longer, at_largest):
         "PGD is weaker than FGSM": pgd > shares["FGSM"] + 0.01,
         "the black-box attack is stronger than PGD": pgd > transfer + 0.01,
         f"the Square attack, without a gradient, leaves {drop:.1%} less": drop > 0.01,
-        f"more steps and restarts leave {longer:.1%} less": longer > 0.01,
+        f"more steps leave {longer:.1%} less": longer > 0.01,
         f"{at_largest:.1%} withstand even half of the range": at_largest > 0.05,
     }
     return [doubt for doubt, holds in doubts.items() if holds]
