@@ -57,16 +57,17 @@ def generate_image_adversary(
     Source: Goodfellow et al., "Explaining and harnessing adversarial examples", 2015.
     """
     images, eps, clip = checks.attack_arguments("image", image, eps, clip, norm)
-    more = tf.TensorSpec(()), tf.TensorSpec((2,))  # step, clip
+    step = tf.constant(-eps if targeted else eps)
+    number, how = tf.TensorSpec(()), {"name": "label", "norm": norm}
     attack, targets = compile_for(
-        gradient_step, model, images, label, loss, *more, name="label", norm=norm
+        gradient_step, model, images, label, loss, number, **how
     )
-    step = tf.constant(-eps if targeted else eps), tf.constant(clip)
-    return attack_in_chunks(attack, model, images, targets, eps, lambda: step)
+    moved = attack_in_chunks(attack, model, images, targets, eps, lambda: [step])
+    return moved.clip(*clip, out=moved)
 
 
 def gradient_step(
-    network: Network, images: tf.Tensor, targets: tf.Tensor, step, clip, norm
+    network: Network, images: tf.Tensor, targets: tf.Tensor, step, norm
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Move images a step up the loss, or down it by a negative step, in a graph.
 
@@ -89,5 +90,4 @@ def gradient_step(
         direction = tf.math.l2_normalize(gradient, axes, epsilon=1e-12)
     else:
         direction = tf.sign(gradient)
-    moved = tf.clip_by_value(images + step * direction, clip[0], clip[1])
-    return moved, sizes, finite
+    return images + step * direction, sizes, finite

@@ -130,8 +130,8 @@ def _climb(network, images, targets, eps, reach, clip, step_sizes, seed, norm):
         return tf.clip_by_value(adversaries, low, high)
 
     def step(i, adversaries, sizes, finite):
-        stepped = network, adversaries, targets, step_sizes[i], [-np.inf, np.inf], norm
-        adversaries, size, is_finite = gradient_step(*stepped)
+        stepped = gradient_step(network, adversaries, targets, step_sizes[i], norm)
+        adversaries, size, is_finite = stepped
         return i + 1, project(adversaries), sizes + size, finite & is_finite
 
     if norm == 2:  # uniform in the ball
