@@ -63,7 +63,7 @@ def generate_image_adversary(
         gradient_step, model, images, label, loss, number, **how
     )
     moved = attack_in_chunks(attack, model, images, targets, eps, lambda: [step])
-    return moved.clip(*clip, out=moved)
+    return moved.clip(*clip, out=moved) if np.isfinite(clip).any() else moved
 
 
 def gradient_step(
