@@ -1,6 +1,7 @@
 """The options of the scripts and of the report, checked before TensorFlow is loaded."""
 
 import argparse
+import contextlib
 import functools
 import math
 import zipfile
@@ -134,7 +135,10 @@ def model_file(text: str) -> str:
         wanted += "; convert one by keras.saving.load_model('m.h5').save('m.keras')"
     elif Path(text, "saved_model.pb").exists():
         wanted += "; Keras 3 loads no SavedModel: save it as .keras where it was made"
-    _require(text.endswith(".keras") and zipfile.is_zipfile(text), wanted, text)
+    is_saved = False
+    with contextlib.suppress(zipfile.BadZipFile):  # some damaged files raise it
+        is_saved = text.endswith(".keras") and zipfile.is_zipfile(text)
+    _require(is_saved, wanted, text)
     return text
 
 
