@@ -205,6 +205,7 @@ class Custom(keras.layers.Layer):
         (lambda: with_layer(Custom()), "Custom"),
         (lambda: nan_classifier(), "m: .*NaN"),
         (b"PK no zip file", "as Keras saves it"),
+        (b"PK\5\6" + bytes(18), "cannot be loaded"),  # an empty archive
         # The end of an archive of several disks, which zipfile refuses on its own.
         (b"PK\6\7\1" + bytes(15) + b"PK\5\6" + bytes(18), "as Keras saves it"),
     ],
