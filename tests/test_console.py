@@ -90,16 +90,19 @@ def test_any_stdout_will_do(run_path, tmp_path):
 
 
 @pytest.mark.slow
-def test_scripts_load_no_library_before_they_need_it():
+@pytest.mark.parametrize("is_notebook", [False, True])
+def test_keras_loads_what_it_may_need_only_in_a_notebook(is_notebook):
     code = (
-        "import sys; from argparse import Namespace;"
+        f"import sys; sys.modules |= {{'IPython': sys}} if {is_notebook} else {{}};"
+        "from argparse import Namespace;"
         "from pyimagesearch.experiment.console import run_script;"
-        "main = lambda _: print({'keras', 'matplotlib', 'sklearn'} & {*sys.modules});"
+        "main = lambda _: print(*{'keras', 'matplotlib', 'sklearn'} & {*sys.modules});"
         "run_script(main, lambda _: Namespace(), '');"
         "import matplotlib.figure, sklearn.datasets"
     )
     finished = subprocess.run([sys.executable, "-c", code], **RUNNING)
-    assert (finished.returncode, finished.stdout) == (0, "{'keras'}\n")
+    assert finished.returncode == 0, finished.stderr
+    assert len(finished.stdout.split()) == (3 if is_notebook else 1)
 
 
 def run_closed(closed, *command):

@@ -40,8 +40,10 @@ def _import_tensorflow():
     """
     is_shown = "TF_CPP_MIN_LOG_LEVEL" in os.environ
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # Keras would import these, for what no script uses: a second, and 90 MB.
-    hidden = {"matplotlib", "sklearn"} - sys.modules.keys()
+    # Keras would import these, for what no script uses, but perhaps a notebook later:
+    # a second, and 90 MB.
+    unused = set() if "IPython" in sys.modules else {"matplotlib", "sklearn"}
+    hidden = unused - sys.modules.keys()
     sys.modules.update(dict.fromkeys(hidden))
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as chatter:
