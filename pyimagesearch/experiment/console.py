@@ -40,8 +40,8 @@ def _import_tensorflow():
     """
     is_shown = "TF_CPP_MIN_LOG_LEVEL" in os.environ
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # Keras would import these, for what no script uses, but perhaps a notebook later:
-    # a second, and 90 MB.
+    # Keras imports these if it finds them, which takes a second and 90 MB. No script
+    # needs that; the user of a notebook may.
     unused = set() if "IPython" in sys.modules else {"matplotlib", "sklearn"}
     hidden = unused - sys.modules.keys()
     sys.modules.update(dict.fromkeys(hidden))

@@ -103,12 +103,11 @@ def number(kind: type, low: float, high: float = math.inf) -> Callable:
     """Return a type of option: a number of a kind in a range."""
 
     def parse(text):
-        _require(not text.endswith(".keras"), "a number: models come first", text)
         value = kind(text)
         wanted = (
             f"at least {low:,}" if high == math.inf else f"from {low:,} to {high:,}"
         )
-        _require(low <= value <= high, wanted, text)
+        require(low <= value <= high, wanted, text)
         return value
 
     parse.__name__ = kind.__name__  # which argparse shows for what is no number
@@ -118,13 +117,13 @@ def number(kind: type, low: float, high: float = math.inf) -> Callable:
 def data(text: str) -> str:
     """Return the value of an option that names data, or a file."""
     is_right = text in NAMES or Path(text).is_file()
-    _require(is_right, f"{', '.join(NAMES)} or an .npz file", text)
+    require(is_right, f"{', '.join(NAMES)} or an .npz file", text)
     return text
 
 
 def output_folder(text: str) -> Path:
     """Return the value of an option that is a folder."""
-    _require(text, "a folder", text)
+    require(text, "a folder", text)
     return Path(text)
 
 
@@ -138,10 +137,11 @@ def model_file(text: str) -> str:
     is_saved = False
     with contextlib.suppress(zipfile.BadZipFile):  # some damaged files raise it
         is_saved = text.endswith(".keras") and zipfile.is_zipfile(text)
-    _require(is_saved, wanted, text)
+    require(is_saved, wanted, text)
     return text
 
 
-def _require(is_right, wanted, text):
+def require(is_right: bool, wanted: str, text: str) -> None:
+    """Raise the error of an option that must be what is wanted, unless it is right."""
     if not is_right:
         raise argparse.ArgumentTypeError(f"must be {wanted}, got {text!r}")

@@ -25,7 +25,7 @@ def parse_options(description: str) -> Namespace:
     what = "saved models, before all options"
     add("models", nargs="+", type=shared.model_file, metavar="MODEL.keras", help=what)
     what = "strengths, in units of the range (default: a tenth of it)"
-    add("--eps", nargs="+", type=shared.number(float, 0), help=what)
+    add("--eps", nargs="+", type=strength, help=what)
     what = "how many test images, from the first on (default: %(default)s)"
     add("--images", type=count, default=1000, help=what)
     what = "queries of the Square attack (default: %(default)s)"
@@ -46,6 +46,15 @@ def parse_options(description: str) -> Namespace:
     if options.output:
         shared.hold_output(options, folder.ROBUSTNESS)
     return options
+
+
+def strength(text: str) -> float:
+    """Return a value of --eps, which takes whatever comes after it, models too."""
+    shared.require(not text.endswith(".keras"), "a number: models come first", text)
+    return shared.number(float, 0)(text)
+
+
+strength.__name__ = "float"  # which argparse shows for what is no number
 
 
 def name_models(paths: list[str]) -> dict[str, str]:

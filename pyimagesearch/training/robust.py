@@ -152,6 +152,7 @@ def hold_out(data: Data, seed: int) -> tuple[Data, Data]:
     order = np.random.default_rng(seed).permutation(count)
     cut = watched(count)
     rest, few = np.sort(order[cut:]), order[:cut]
+    # Not part[rest], which would read images that `Scaled` keeps as bytes.
     kept = tuple(np.take(part, rest, axis=0) for part in data)
     return kept, tuple(part[few] for part in data)
 
