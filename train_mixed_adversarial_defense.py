@@ -12,78 +12,77 @@ def main(options):
     # Imported here, so that --help and wrong options are answered at once.
     import keras
     from keras.optimizers import Adam
+    from tensorflow.data import Dataset
 
-    from pyimagesearch.datagen import (
-        generate_adversarial_batch,
-        generate_mixed_adverserial_batch,
-        in_step,
-    )
-    from pyimagesearch.experiment import loading
-    from pyimagesearch.experiment.ending import check_defence, finish, report
+    from pyimagesearch import datagen
+    from pyimagesearch.experiment.data import load_data
+    from pyimagesearch.experiment.models import load_model
     from pyimagesearch.experiment.run import Run
     from pyimagesearch.simplecnn import SimpleCNN
-    from pyimagesearch.training import robust
-    from pyimagesearch.training.epochs import shuffled, steps_of
 
-    keras.utils.set_random_seed(options.seed)
-    batch_size, eps, seed = options.batch_size, options.eps, options.seed  # 64, 0.1, 0
+    eps = options.eps  # 0.1
+    seed = options.seed
+    keras.utils.set_random_seed(seed)
 
     print("[INFO] loading MNIST dataset...")
-    train, test = loading.load_data(options)  # pixels from 0 to 1, one-hot labels
-    run = Run(options, train, test)
-    dims = height, width, depth = test[0].shape[1:]
-    total, classes = test[1].shape
+    data = load_data(options.data)  # pixels from 0 to 1, a channel, one-hot labels
+    height, width, depth = dims = data.test[0].shape[1:]
+    total, classes = data.test[1].shape
+    run = Run(options, data)
 
     print("[INFO] compiling model...")
     model = SimpleCNN.build(width, height, depth, classes)
-    if options.model:
-        model = loading.load_model(options.model, test)
+    if run.trained_network:  # --model, or what a killed run has left in --output
+        model = load_model(run.trained_network, data.test)
     model.compile(Adam(1e-3), "categorical_crossentropy", metrics=["accuracy"])
 
-    if not options.model:
+    if not run.trained_network:
         print("[INFO] training network...")
-        rng, resumed = run.resume("training", model)
+        batches = Dataset.from_tensor_slices(data.train)
         model.fit(
-            shuffled(train, batch_size, rng),
-            validation_data=test,
-            steps_per_epoch=steps_of(train, batch_size),
-            epochs=options.epochs,  # 20
-            **resumed,  # initial_epoch, callbacks, shuffle=False, verbose
+            batches.shuffle(len(data.train[0]), seed).batch(options.batch_size),
+            validation_data=data.test,
+            epochs=options.epochs or data.epochs,  # 20
+            callbacks=[run.phase("training")],
+            shuffle=False,  # the batches are shuffled
+            verbose=options.verbose,
         )
-    report("normal testing images", model, test, run)
+    run.show("normal testing images", *model.evaluate(*data.test, verbose=0))
+    run.save_trained(model)
 
     print("[INFO] generating adversarial examples with FGSM...\n")
-    batches = generate_adversarial_batch(model, total, *test, dims, eps=eps, rng=seed)
+    batches = datagen.generate_adversarial_batch(
+        model, total, *data.test, dims, eps, rng=seed
+    )
     adversaries = next(batches)  # every test image once
-    report("adversarial testing images", model, adversaries, run)
+    run.show("adversarial testing images", *model.evaluate(*adversaries, verbose=0))
 
-    trained = loading.copy_of(model)  # for --output
     print("[INFO] re-compiling model...")
-    steps, epochs = len(train[0]) // batch_size, options.fine_tune_epochs  # 10
-    optimizer, watch = Adam(1e-4), None
-    if options.recipe == "robust":
-        train, held_out = robust.hold_out(train, seed)
-        optimizer = robust.robust_optimizer(model, epochs * steps)  # and no dropout
-        watch = robust.WatchRobustness(held_out, eps)
-    model.compile(optimizer, "categorical_crossentropy", metrics=["accuracy"])
+    model.compile(Adam(1e-4), "categorical_crossentropy", metrics=["accuracy"])
 
     print("[INFO] creating mixed data generator...")
-    rng, resumed = run.resume("fine-tuning", model, watch)
-    attack = robust.make_attack(options.attack, eps, epochs * steps, rng)
-    batches = generate_mixed_adverserial_batch(
-        model, batch_size, *train, dims, eps, options.split, attack=attack, rng=rng
+    batches = datagen.generate_mixed_adverserial_batch(
+        model, options.batch_size, *data.train, dims, eps, options.split, rng=seed
     )
 
     print("[INFO] fine-tuning network on dynamic mixed data...")
-    model.fit(in_step(batches), steps_per_epoch=steps, epochs=epochs, **resumed)
+    model.fit(
+        datagen.in_step(batches),
+        steps_per_epoch=len(data.train[0]) // options.batch_size,
+        epochs=options.fine_tune_epochs or data.fine_tune_epochs,  # 10
+        callbacks=[run.phase("fine-tuning")],
+        shuffle=False,
+        verbose=options.verbose,
+    )
 
     print()
-    report("normal testing images *after* fine-tuning", model, test, run)
-    report("adversarial images *after* fine-tuning", model, adversaries, run)
+    loss, accuracy = model.evaluate(*data.test, verbose=0)
+    run.show("normal testing images *after* fine-tuning", loss, accuracy)
+    loss, accuracy = model.evaluate(*adversaries, verbose=0)
+    run.show("adversarial images *after* fine-tuning", loss, accuracy)
 
     # Beyond the tutorial: what the defence is worth, and the run's folder.
-    check_defence(model, test, run)
-    finish(run, {"trained": trained, "defended": model}, test)
+    run.finish(model, data.test)
 
 
 if __name__ == "__main__":

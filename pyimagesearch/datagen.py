@@ -7,7 +7,7 @@ import numpy as np
 
 from pyimagesearch.core.checks import Seed
 from pyimagesearch.core.in_step import in_step
-from pyimagesearch.core.sampling import Attack, check_batches, checked
+from pyimagesearch.core.sampling import Attack, make_sampler
 from pyimagesearch.fgsm import generate_image_adversary
 
 __all__ = [
@@ -33,11 +33,27 @@ def generate_adversarial_batch(
 ) -> Batches:
     """Yield endless batches of adversaries, made against the model as it then is.
 
-    It is `generate_mixed_adverserial_batch` without normal images; see there.
+    Its arguments, batches and errors are those of `generate_mixed_adverserial_batch`,
+    of which it makes no normal images.
     """
-    return generate_mixed_adverserial_batch(
-        model, total, images, labels, dims, eps, 0.0, attack=attack, rng=rng
+    sampler = make_sampler(
+        model,
+        images,
+        labels,
+        dims,
+        total=total,
+        eps=eps,
+        split=0.0,
+        attack=attack,
+        rng=rng,
     )
+
+    def batches():
+        while True:
+            drawn, drawn_labels = sampler.draw(total)
+            yield sampler.attack(model, drawn, drawn_labels, eps), drawn_labels
+
+    return batches()
 
 
 def generate_mixed_adverserial_batch(
@@ -56,7 +72,7 @@ def generate_mixed_adverserial_batch(
 
     The two kinds are drawn independently, each without replacement. Only the drawn
     rows of `images` are read, and the first, so it may be a memory map larger than
-    memory. Each generator warns once of useless gradients.
+    memory.
 
     Args:
         model: A Keras model that maps one image tensor to one output.
@@ -82,25 +98,30 @@ def generate_mixed_adverserial_batch(
             not fit the others; on drawing a batch, if it holds NaN or infinity, or if
             the model returns them (its training has diverged).
     """
-    sampler = check_batches(model, total, images, labels, dims, eps, split, attack, rng)
-    attack = checked(attack)
+    sampler = make_sampler(
+        model,
+        images,
+        labels,
+        dims,
+        total=total,
+        eps=eps,
+        split=split,
+        attack=attack,
+        rng=rng,
+    )
     normal_total = int(total * split)
-
-    def batch():  # a function, so that its arrays are freed while the generator waits
-        halves = []
-        if normal_total < total:
-            attacked, attacked_labels = sampler.draw(total - normal_total)
-            attacked = attack(model, attacked, attacked_labels, eps)
-            halves.append((attacked, attacked_labels))
-        if normal_total > 0:
-            halves.append(sampler.draw(normal_total))
-        mixed_images, mixed_labels = map(np.concatenate, zip(*halves, strict=True))
-        order = sampler.rng.permutation(total)
-        return mixed_images[order], mixed_labels[order]
+    adversarial_total = total - normal_total
 
     def batches():
         while True:
-            yield batch()
+            normal, normal_labels = sampler.draw(normal_total)
+            drawn, drawn_labels = sampler.draw(adversarial_total)
+            if adversarial_total > 0:
+                drawn = sampler.attack(model, drawn, drawn_labels, eps)
+            order = sampler.rng.permutation(total)
+            mixed_images = np.concatenate([normal, drawn])[order]
+            mixed_labels = np.concatenate([normal_labels, drawn_labels])[order]
+            yield mixed_images, mixed_labels
 
     return batches()
 

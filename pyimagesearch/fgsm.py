@@ -5,11 +5,11 @@ import numpy as np
 import tensorflow as tf
 
 from pyimagesearch.core import checks
-from pyimagesearch.core.compiled import Network, compile_for
-from pyimagesearch.core.gradients import attack_in_chunks
+from pyimagesearch.core.compiled import Network, compile_for, row_spec
+from pyimagesearch.core.gradients import check_outputs, warn_of_gradients
 from pyimagesearch.core.losses import Loss
 
-__all__ = ["generate_image_adversary", "gradient_step"]
+__all__ = ["generate_image_adversary", "gradient_direction"]
 
 
 def generate_image_adversary(
@@ -34,7 +34,7 @@ def generate_image_adversary(
     Args:
         model: A Keras model that maps one image tensor to one output.
         image: Images `(n, height, width, channels)`, n = 1 for a single one, of any
-            real dtype.
+            real dtype. Series `(n, length, channels)` and vectors are welcome, too.
         label: One-hot rows or regression targets in the output's shape, or class ids
             `(n,)` or `(n, 1)`. For a single image the first axis may be missing.
         eps: Largest change of a value, in the units of the images.
@@ -56,38 +56,56 @@ def generate_image_adversary(
 
     Source: Goodfellow et al., "Explaining and harnessing adversarial examples", 2015.
     """
-    images, eps, clip = checks.attack_arguments("image", image, eps, clip, norm)
-    step = tf.constant(-eps if targeted else eps)
-    number, how = tf.TensorSpec(()), {"name": "label", "norm": norm}
-    attack, targets = compile_for(
-        gradient_step, model, images, label, loss, number, **how
-    )
-    moved = attack_in_chunks(attack, model, images, targets, eps, lambda: [step])
-    return moved.clip(*clip, out=moved) if np.isfinite(clip).any() else moved
+    images, eps, (low, high) = checks.attack_arguments("image", image, eps, clip, norm)
+    attack = compile_for(_one_step, model, images, loss, row_spec(eps), norm=norm)
+    targets = attack.match_labels("label", label, len(images))
+    step = -eps if targeted else eps
+    adversaries, gradient_sizes, are_finite = attack.run(images, targets, step)
+    if eps.any():
+        check_outputs(model, are_finite)
+        warn_of_gradients(gradient_sizes)
+    if clip is not None:
+        adversaries.clip(low, high, out=adversaries)
+    return adversaries
 
 
-def gradient_step(
-    network: Network, images: tf.Tensor, targets: tf.Tensor, step, norm
+def _one_step(network, images, targets, step, norm):
+    direction, size, is_finite = gradient_direction(network, images, targets, norm)
+    return images + step * direction, size, is_finite
+
+
+def gradient_direction(
+    network: Network, images: tf.Tensor, targets: tf.Tensor, norm: float
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Move images a step up the loss, or down it by a negative step, in a graph.
+    """Find where the loss grows fastest, in a function that is being compiled.
 
-    With them come, for each image, the sum of its gradient's absolute values, which is
-    zero or NaN where the step is of no use, and whether the model's output is finite.
+    Args:
+        network: The model with a loss.
+        images: Images `(n, ...)`.
+        targets: Labels, as the loss takes them.
+        norm: `np.inf` or 2, in which a step is measured.
+
+    Returns:
+        The directions, of norm 1, in the shape of the images. Then for each image the
+        sum of its gradient's absolute values, which is zero or NaN where the direction
+        is of no use, and whether the model's output is finite.
     """
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(images)
         output = network.output(images)
-        total = tf.reduce_sum(network.losses(targets, output))
-    gradient = tape.gradient(total, images, unconnected_gradients="zero")
+        loss = tf.reduce_sum(network.losses(targets, output))
+    gradient = tape.gradient(loss, images, unconnected_gradients="zero")
     axes = range(1, len(images.shape))
-    sizes = tf.reduce_sum(tf.abs(gradient), axes)
-    finite = tf.reduce_all(tf.math.is_finite(output), range(1, len(output.shape)))
+    size = tf.reduce_sum(tf.abs(gradient), axes)
+    is_finite = tf.reduce_all(tf.math.is_finite(output), range(1, len(output.shape)))
     gradient = tf.where(tf.math.is_nan(gradient), 0.0, gradient)
-    if norm == 2:  # first scaled, or tiny squares would vanish
-        gradient = tf.clip_by_value(gradient, tf.float32.min, tf.float32.max)
-        largest = tf.reduce_max(tf.abs(gradient), axes, keepdims=True)
-        gradient = tf.math.divide_no_nan(gradient, largest)
-        direction = tf.math.l2_normalize(gradient, axes, epsilon=1e-12)
-    else:
-        direction = tf.sign(gradient)
-    return images + step * direction, sizes, finite
+    direction = _unit_length(gradient, axes) if norm == 2 else tf.sign(gradient)
+    return direction, size, is_finite
+
+
+def _unit_length(gradient, axes):
+    gradient = tf.clip_by_value(gradient, tf.float32.min, tf.float32.max)
+    largest = tf.reduce_max(tf.abs(gradient), axes, keepdims=True)
+    # Scaled first, or tiny squares would vanish.
+    gradient = tf.math.divide_no_nan(gradient, largest)
+    return tf.math.l2_normalize(gradient, axes, epsilon=1e-12)

@@ -26,25 +26,27 @@ class SimpleCNN:
         Raises:
             TypeError, ValueError: If an argument is not a positive integer.
         """
-        sizes = {"height": height, "width": width, "depth": depth}
-        shape = [positive_integer(name, size) for name, size in sizes.items()]
+        width = positive_integer("width", width)
+        height = positive_integer("height", height)
+        depth = positive_integer("depth", depth)
+        classes = positive_integer("classes", classes)
         # Channels come last even where keras.json says otherwise.
-        last = {"data_format": "channels_last"}
+        last = "channels_last"
         return keras.Sequential(
             [
-                keras.Input(shape),
-                layers.Conv2D(32, 3, strides=2, padding="same", **last),
+                keras.Input((height, width, depth)),
+                layers.Conv2D(32, 3, strides=2, padding="same", data_format=last),
                 layers.Activation("relu"),
                 layers.BatchNormalization(axis=-1),
-                layers.Conv2D(64, 3, strides=2, padding="same", **last),
+                layers.Conv2D(64, 3, strides=2, padding="same", data_format=last),
                 layers.Activation("relu"),
                 layers.BatchNormalization(axis=-1),
-                layers.Flatten(**last),
+                layers.Flatten(data_format=last),
                 layers.Dense(128),
                 layers.Activation("relu"),
                 layers.BatchNormalization(),
                 layers.Dropout(0.5),
-                layers.Dense(positive_integer("classes", classes)),
+                layers.Dense(classes),
                 layers.Activation("softmax"),
             ]
         )

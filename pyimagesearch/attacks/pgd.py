@@ -1,18 +1,17 @@
 """The iterated attack: BIM, PGD and one step from a random start."""
 
 import math
-from functools import partial
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from pyimagesearch.core import checks
-from pyimagesearch.core.compiled import class_ids, compile_for, in_chunks, judge
-from pyimagesearch.core.gradients import attack_in_chunks
+from pyimagesearch.core.compiled import compile_for, row_spec
+from pyimagesearch.core.gradients import check_outputs, warn_of_gradients
+from pyimagesearch.core.labels import find_classes
 from pyimagesearch.core.losses import Loss
-from pyimagesearch.core.warning import each_warning_once
-from pyimagesearch.fgsm import gradient_step
+from pyimagesearch.fgsm import gradient_direction
 
 
 def projected_gradient_descent(
@@ -49,10 +48,9 @@ def projected_gradient_descent(
         step_size: Size of a step, or an array of `steps` sizes; steps that shrink find
             more. By default 2.5 eps / steps, but at most 1.25 eps.
         random_start: Whether to start at random inside the eps-ball.
-        restarts: How often to start; more than once needs a classifier and a random
-            start. Later starts attack only the images that do not fool the model yet.
-            Of its tries an image keeps the first that fools the model, or else that of
-            highest loss.
+        restarts: How often to start, at random. Of its tries an image keeps that of
+            highest loss. A model of two or more classes gets images that fool it only
+            once: the first such try is kept.
         loss: As for `generate_image_adversary`. The default climbs the logits of any
             classifier; for regression give the loss that the model was trained with.
         clip: The valid range `(low, high)` of images, start and steps.
@@ -66,9 +64,10 @@ def projected_gradient_descent(
         The adversaries, float32, in the shape of `images`, no further than eps from
         them, to float32's rounding.
     """
-    images, eps, clip = checks.attack_arguments("images", images, eps, clip, norm)
+    images, eps, bounds = checks.attack_arguments("images", images, eps, clip, norm)
     steps = checks.positive_integer("steps", steps)
-    step_size = min(2.5 / steps, 1.25) * eps if step_size is None else step_size
+    if step_size is None:
+        step_size = min(2.5 / steps, 1.25) * eps.max()
     step_sizes = checks.array("step_size", step_size, np.float32)
     if step_sizes.shape not in ((), (steps,)) or (step_sizes < 0).any():
         wanted = f"a number from 0, or an array of {steps} of them"
@@ -77,37 +76,60 @@ def projected_gradient_descent(
     if checks.positive_integer("restarts", restarts) > 1 and not random_start:
         raise ValueError(f"restarts must be 1 without a random start, got {restarts}")
     rng = checks.generator(rng)
-    more = [tf.TensorSpec(shape) for shape in ((), (), (2,), (None,))]
-    more.append(tf.TensorSpec((2,), tf.int32))
-    climb, targets = compile_for(_climb, model, images, labels, loss, *more, norm=norm)
-    how = eps, eps if random_start else np.float32(0), clip, step_sizes
+    climb = compile_for(
+        _climb,
+        model,
+        images,
+        loss,
+        row_spec(eps),
+        row_spec(images),
+        tf.TensorSpec((None,)),
+        tf.TensorSpec((2,)),
+        norm=norm,
+    )
+    targets = climb.match_labels("labels", labels, len(images))
+    settings = (tf.constant(step_sizes), tf.constant(bounds))
 
-    def settings():
-        seed = rng.integers(2**31, size=2, dtype=np.int32)
-        return map(tf.constant, (*how, seed))
+    def attack(rows):
+        start = images[rows]
+        if random_start:
+            start = start + _random_changes(rng, start.shape, eps[rows], norm)
+        arrays = (images[rows], targets[rows], eps[rows], start)
+        adversaries, gradient_sizes, are_finite = climb.run(*arrays, settings=settings)
+        if eps.any():
+            check_outputs(model, are_finite)
+            warn_of_gradients(gradient_sizes)
+        return adversaries
 
-    attack = partial(attack_in_chunks, climb, model, eps=eps, settings=settings)
     if restarts == 1:
-        return attack(images, targets)
-    if targets.ndim != 2:
-        raise ValueError(f"restarts need a model of classes, got {targets.shape[1:]}")
-    judged, _ = compile_for(judge, model, images, targets, loss)
-    classes = class_ids(targets)
-    adversaries, losses = images.copy(), np.full(len(images), -np.inf, np.float32)
+        return attack(slice(None))
+    classes = find_classes(targets)
+    judge = compile_for(_judge, model, images, loss, is_classifier=classes is not None)
+    adversaries = images.copy()
+    largest = np.full(len(images), -np.inf, np.float32)
     rows = np.arange(len(images))
-    with each_warning_once(set()):
-        for _ in range(restarts):
-            tried = attack(images[rows], targets[rows])
-            values, logits = in_chunks(judged, tried, targets[rows])
-            values = -values if targeted else values
-            fooled = (logits.argmax(axis=1) == classes[rows]) == bool(targeted)
-            better = fooled | (values > losses[rows])
-            adversaries[rows[better]] = tried[better]
-            losses[rows[better]] = values[better]
-            rows = rows[~fooled]
-            if rows.size == 0:
-                break
+    for _ in range(restarts):
+        tried = attack(rows)
+        losses, answers = judge.run(tried, targets[rows])
+        if targeted:
+            losses = -losses
+        fools = np.zeros(len(rows), bool)
+        if classes is not None:
+            fools = (answers == classes[rows]) == bool(targeted)
+        is_better = fools | (losses > largest[rows])
+        adversaries[rows[is_better]] = tried[is_better]
+        largest[rows[is_better]] = losses[is_better]
+        rows = rows[~fools]
+        if rows.size == 0:
+            break
     return adversaries
+
+
+def _judge(network, images, targets, is_classifier):
+    output = network.output(images)
+    losses = network.losses(targets, output)
+    answers = tf.argmax(output, axis=-1) if is_classifier else tf.zeros_like(losses)
+    return losses, answers
 
 
 def shrinking_steps(eps: float, steps: int) -> np.ndarray:
@@ -118,35 +140,41 @@ def shrinking_steps(eps: float, steps: int) -> np.ndarray:
     return eps * np.geomspace(2, 0.01, steps)
 
 
-def _climb(network, images, targets, eps, reach, clip, step_sizes, seed, norm):
+def _random_changes(rng, shape, eps, norm):
+    """Return float32 changes, uniform in the eps-ball."""
+    if norm == np.inf:
+        return eps * (2 * rng.random(shape, np.float32) - 1)
+    axes = tuple(range(1, len(shape)))
+    directions = rng.standard_normal(shape, np.float32)
+    lengths = np.sqrt(np.sum(directions**2, axis=axes, keepdims=True))
+    radii = rng.random(lengths.shape, np.float32) ** (1 / math.prod(shape[1:]))
+    return eps * radii * directions / lengths
+
+
+def _climb(network, images, targets, eps, start, step_sizes, bounds, norm):
     axes = range(1, len(images.shape))
-    low, high = (tf.clip_by_value(images + e, clip[0], clip[1]) for e in (-eps, eps))
+    lowest = tf.clip_by_value(images - eps, bounds[0], bounds[1])
+    highest = tf.clip_by_value(images + eps, bounds[0], bounds[1])
 
     def project(adversaries):
         if norm == 2:
             changes = adversaries - images
-            longest = tf.maximum(_lengths(changes, axes), eps)
-            adversaries = images + changes * tf.math.divide_no_nan(eps, longest)
-        return tf.clip_by_value(adversaries, low, high)
+            lengths = tf.sqrt(tf.reduce_sum(changes**2, axes, keepdims=True))
+            shares = tf.math.divide_no_nan(eps, tf.maximum(lengths, eps))
+            adversaries = images + changes * shares
+        return tf.clip_by_value(adversaries, lowest, highest)
 
-    def step(i, adversaries, sizes, finite):
-        stepped = gradient_step(network, adversaries, targets, step_sizes[i], norm)
-        adversaries, size, is_finite = stepped
-        return i + 1, project(adversaries), sizes + size, finite & is_finite
+    def step(i, adversaries, sizes, are_finite):
+        direction, size, is_finite = gradient_direction(
+            network, adversaries, targets, norm
+        )
+        adversaries = project(adversaries + step_sizes[i] * direction)
+        return i + 1, adversaries, sizes + size, are_finite & is_finite
 
-    if norm == 2:  # uniform in the ball
-        directions = tf.random.stateless_normal(tf.shape(images), seed)
-        lengths = _lengths(directions, axes)
-        radii = tf.random.stateless_uniform(tf.shape(lengths), seed + 1)
-        radii **= 1 / math.prod(images.shape[1:])
-        start = images + reach * radii * directions / lengths
-    else:
-        uniform = tf.random.stateless_uniform(tf.shape(images), seed, -reach, reach)
-        start = images + uniform
-    zeros = tf.zeros_like(tf.reduce_sum(images, axes))
-    loop = (0, project(start), zeros, zeros == 0)
-    return tf.while_loop(lambda i, *_: i < tf.size(step_sizes), step, loop)[1:]
+    def has_steps_left(i, *_):
+        return i < tf.size(step_sizes)
 
-
-def _lengths(changes, axes):
-    return tf.sqrt(tf.reduce_sum(changes**2, axes, keepdims=True))
+    nothing = tf.zeros_like(tf.reduce_sum(images, axes))
+    state = (0, project(start), nothing, nothing == 0)
+    _, *results = tf.while_loop(has_steps_left, step, state)
+    return results

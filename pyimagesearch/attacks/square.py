@@ -1,22 +1,21 @@
 """The Square attack, a random search that needs no gradient."""
 
 from collections.abc import Callable
-from functools import partial
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from pyimagesearch.core import checks
-from pyimagesearch.core.compiled import Network, compile_for, in_chunks, one_hot
+from pyimagesearch.core.compiled import compile_logits
 from pyimagesearch.core.gradients import check_outputs
-from pyimagesearch.core.losses import OnLogits, are_probabilities
+from pyimagesearch.core.labels import as_classes
+from pyimagesearch.core.logits import SINGLE_SCORE, are_probabilities
 
 Scores = Callable[[np.ndarray], np.ndarray]
 
 # The queries, of 10,000, after which the squares are half as large.
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
-_ROUND = 100  # queries, after which images that are misread by now are left alone
+_SMALLEST = np.finfo(float).tiny  # probability that has a logarithm
 
 
 def square_attack(
@@ -38,8 +37,7 @@ def square_attack(
     Args:
         model: A Keras classifier, or any function from images to scores `(n, classes)`,
             or to those of class 1 alone `(n,)`: such as `predict_proba` or
-            `decision_function` of scikit-learn. Scores that are probabilities are
-            recognised.
+            `decision_function` of scikit-learn.
         images: Images `(n, height, width, channels)`, `(n, length, channels)` or `(n,
             length)`, of any real dtype.
         labels: One-hot rows or class ids.
@@ -47,7 +45,9 @@ def square_attack(
         queries: How many changes are tried for an image; more find more. AutoAttack
             tries 5,000.
         clip: The valid range `(low, high)` of images and adversaries.
-        from_logits: Whether the Keras model returns logits; None finds it out.
+        from_logits: Whether the scores are logits, not probabilities. By default a
+            Keras model's last operation tells, or the loss that it was compiled with;
+            two or more scores are probabilities if they add up to one.
         rng: Seed or NumPy generator; by default a seed from NumPy's global state.
 
     Returns:
@@ -61,104 +61,98 @@ def square_attack(
     Source: Andriushchenko et al., "Square attack: a query-efficient black-box
     adversarial attack via random search", 2020.
     """
-    images, eps, clip = checks.attack_arguments("images", images, eps, clip)
+    images, eps, bounds = checks.attack_arguments("images", images, eps, clip)
     if images.ndim > 4:
         raise ValueError(f"images must have 2 to 4 dimensions, got {images.shape}")
-    heights, widths = _square_sizes(images, checks.positive_integer("queries", queries))
+    queries = checks.positive_integer("queries", queries)
     rng = checks.generator(rng)
-    sizes = tf.TensorSpec((None,), tf.int32)
-    more = [tf.TensorSpec((None, *images.shape[1:])), tf.TensorSpec(())]
-    more += [tf.TensorSpec((2,)), sizes, sizes, tf.TensorSpec((2,), tf.int32)]
     if isinstance(model, keras.Model):
-        loss = OnLogits("margin", from_logits)
-        search, targets = compile_for(_search, model, images, labels, loss, *more)
+        predict, scores_shape = compile_logits(model, images, from_logits)
     else:
-        network, classes = _network(model, images)
-        targets = one_hot("labels", labels, len(images), (classes,))
-        # Only the squares are compiled; the function runs as ordinary Python.
-        specs = [more[0]] * 3 + [tf.TensorSpec((), tf.int32)] * 2 + more[-1:]
-        compiled = tf.function(_try_squares, specs, autograph=False)
-        search = partial(_search, network, try_squares=compiled)
+        predict, scores_shape = _logits_of_function(model, images, from_logits)
+    ids = as_classes("labels", labels, len(images), scores_shape)
 
-    def search_on(rows, start, queries):
-        """Return images after some queries, and the rows that are right even so."""
-
-        def search_chunk(*arrays):
-            seed = rng.integers(2**31, size=2, dtype=np.int32)
-            settings = eps, clip, heights[queries], widths[queries], seed
-            return search(*arrays, *map(tf.constant, settings))
-
-        best, margins = in_chunks(search_chunk, images[rows], targets[rows], start)
-        check_outputs(model, np.isfinite(margins))
-        return best, rows[margins <= 0]
+    def margins_of(tried, ids):
+        logits = predict(tried)
+        check_outputs(model, np.isfinite(logits).all(axis=1))
+        return _margins(logits, ids)
 
     adversaries = images.copy()
-    _, rows = search_on(np.arange(len(images)), images, slice(0))
-    # It starts with stripes from top to bottom.
-    stripes = rng.choice(np.float32([-eps, eps]), (len(rows), 1, *images.shape[2:]))
-    adversaries[rows] = np.clip(images[rows] + stripes, *clip)
-    for first in range(0, queries, _ROUND):
-        if rows.size > 0:
-            some = slice(first, first + _ROUND)
-            adversaries[rows], rows = search_on(rows, adversaries[rows], some)
+    rows = np.flatnonzero(margins_of(images, ids) <= 0)  # that are right so far
+    if rows.size == 0:
+        return adversaries
+    images, eps, ids = images[rows], eps[rows], ids[rows]
+    best = _stripes(images, eps, bounds, rng)
+    margins = margins_of(best, ids)
+    for height, width in _square_sizes(images.shape, queries):
+        tried = best.copy()
+        _change_squares(tried, images, eps, bounds, height, width, rng)
+        tried_margins = margins_of(tried, ids)
+        is_better = tried_margins > margins
+        best[is_better] = tried[is_better]
+        margins[is_better] = tried_margins[is_better]
+        stands = margins <= 0
+        if not stands.all():  # what is misread by now is left alone
+            adversaries[rows[~stands]] = best[~stands]
+            rows, images, eps = rows[stands], images[stands], eps[stands]
+            ids, best, margins = ids[stands], best[stands], margins[stands]
+            if rows.size == 0:
+                break
+    adversaries[rows] = best
     return adversaries
 
 
-def _grid(images):
-    """Return height, width and depth of images, also of flat ones and of series."""
-    return (*images.shape[1:], 1, 1)[:3]
+def _margins(logits, ids):
+    """Return by how much the largest wrong logit exceeds the true one."""
+    rows = np.arange(len(ids))
+    true = logits[rows, ids]
+    others = logits.copy()
+    others[rows, ids] = -np.inf
+    return others.max(axis=1) - true
 
 
-def _square_sizes(images, queries):
-    """Return the height and the width of each query's square, int32 `(queries,)`."""
-    height, width, _ = _grid(images)
+def _grid_shape(shape):
+    """Return number, height, width and depth of images, also of vectors and series."""
+    return (*shape, 1, 1)[:4]
+
+
+def _square_sizes(shape, queries):
+    """Return the heights and the widths of the queries' squares, int `(queries, 2)`."""
+    _, height, width, _ = _grid_shape(shape)
     halvings = np.searchsorted(_HALVINGS, np.arange(queries) / queries * 10_000)
     areas = 0.8 * height * width / 2**halvings
     sides = np.sqrt(areas)
     heights = np.where(sides > width, areas / width, sides).round()
     widths = np.where(sides > height, areas / height, sides).round()
-    heights, widths = np.clip(heights, 1, height), np.clip(widths, 1, width)
-    return heights.astype(np.int32), widths.astype(np.int32)
+    heights = heights.clip(1, height)
+    widths = widths.clip(1, width)
+    return np.stack([heights, widths], axis=1).astype(int)
 
 
-def _search(network: Network, images, targets, best, *settings, try_squares=None):
-    eps, clip, heights, widths, seed = settings
-    try_squares = try_squares or _try_squares
-    low, high = (tf.clip_by_value(images + e, clip[0], clip[1]) for e in (-eps, eps))
-    column = (-1, *[1] * (len(images.shape) - 1))
-
-    def query(i, best, margins):
-        own = seed + tf.stack([0, 3 * i])
-        tried = try_squares(low, high, best, heights[i], widths[i], own)
-        tried_margins = network.losses(targets, network.output(tried))
-        better = tried_margins > margins
-        margins = tf.where(better, tried_margins, margins)
-        return i + 1, tf.where(tf.reshape(better, column), tried, best), margins
-
-    margins = network.losses(targets, network.output(best))
-    loop = tf.while_loop(lambda i, *_: i < tf.size(heights), query, (0, best, margins))
-    return loop[1:]
+def _stripes(images, eps, bounds, rng):
+    """Return images whose columns are at +eps or -eps from top to bottom."""
+    shape = (len(images), 1, *images.shape[2:])
+    signs = rng.choice(np.float32([-1, 1]), shape)
+    return np.clip(images + signs * eps, *bounds)
 
 
-def _try_squares(low, high, best, height, width, seed):
-    """Set a square of each image to its lowest or highest values."""
-    grid, count = _grid(best), tf.shape(best)[0]
-
-    def is_inside(axis, size):
-        places = tf.cast(grid[axis] - size + 1, tf.float32)
-        first = tf.random.stateless_uniform((count, 1), seed + axis) * places
-        first, along = tf.cast(first, tf.int32), tf.range(grid[axis])
-        return (along >= first) & (along < first + size)
-
-    rows, columns = is_inside(0, height), is_inside(1, width)
-    inside = rows[:, :, None, None] & columns[:, None, :, None]
-    up = tf.random.stateless_uniform((count, 1, 1, grid[2]), seed + 2) < 0.5
-    rise, fall = (tf.reshape(inside & way, tf.shape(best)) for way in (up, ~up))
-    return tf.where(rise, high, tf.where(fall, low, best))
+def _change_squares(tried, images, eps, bounds, height, width, rng):
+    """Set a square of each image to +eps or -eps, a sign for each channel, in place."""
+    grid = _grid_shape(images.shape)
+    count, _, _, depth = grid
+    number = np.arange(count)[:, np.newaxis, np.newaxis]
+    first_row = rng.integers(grid[1] - height + 1, size=(count, 1, 1))
+    first_column = rng.integers(grid[2] - width + 1, size=(count, 1, 1))
+    rows = first_row + np.arange(height)[:, np.newaxis]
+    columns = first_column + np.arange(width)
+    signs = rng.choice(np.float32([-1, 1]), (count, 1, 1, depth))
+    changes = np.broadcast_to(eps, images.shape).reshape(grid)[number, rows, columns]
+    square = images.reshape(grid)[number, rows, columns] + signs * changes
+    tried.reshape(grid)[number, rows, columns] = square.clip(*bounds)
 
 
-def _network(scores, images):
-    """Return a network that calls a function of scores, and how many classes it has."""
+def _logits_of_function(scores, images, from_logits):
+    """Return a function from images to logits, and the shape of an image's scores."""
     if not callable(scores):
         got = checks.shown(scores)
         raise TypeError(f"model must be a Keras model or a function, got {got}")
@@ -166,18 +160,21 @@ def _network(scores, images):
     if example.ndim not in (1, 2) or len(example) != len(images):
         wanted = f"scores ({len(images)}, classes) or ({len(images)},)"
         raise ValueError(f"model must return {wanted}, got shape {example.shape}")
-    is_probability = are_probabilities(example.reshape(len(images), -1))
+    is_single = example.ndim == 1 or example.shape[1] == 1
+    if from_logits is None and is_single:
+        raise ValueError(SINGLE_SCORE)
+    if from_logits is None:
+        from_logits = not are_probabilities(example)
 
-    def logits(images):
-        values = np.asarray(scores(images), float).reshape(len(images), -1)
-        if values.shape[1] == 1:
-            first = 1 - values if is_probability else 0 * values
-            values = np.concatenate([first, values], axis=1)
-        if is_probability:
-            values = np.log(np.maximum(values, np.finfo(float).tiny))
-        return values.astype(np.float32)
+    def predict(images):
+        logits = np.asarray(scores(images), float).reshape(len(images), -1)
+        if not from_logits:
+            others = 1 - logits if is_single else 1.0
+            logits = np.log(
+                np.maximum(logits, _SMALLEST) / np.maximum(others, _SMALLEST)
+            )
+        if is_single:
+            logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
+        return logits
 
-    def output(images):
-        return tf.constant(logits(images.numpy()))
-
-    return Network(output, OnLogits("margin"), None), logits(images[:1]).shape[1]
+    return predict, (1,) if is_single else example.shape[1:]

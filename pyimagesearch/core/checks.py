@@ -7,7 +7,7 @@ from numbers import Integral, Real
 import numpy as np
 
 Seed = int | tuple[int, ...] | np.random.Generator
-_MAX = float(np.finfo(np.float32).max)
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 def positive_integer(name: str, value: int) -> int:
@@ -20,7 +20,9 @@ def positive_integer(name: str, value: int) -> int:
     return int(value)
 
 
-def number_in(name: str, value: float, low: float = -_MAX, high: float = _MAX) -> float:
+def number_in(
+    name: str, value: float, low: float = -_LARGEST, high: float = _LARGEST
+) -> float:
     """Return `value` as a float from `low` to `high`, or raise."""
     try:
         number = float(value)
@@ -38,11 +40,13 @@ def array(name: str, values: np.ndarray, dtype: np.dtype | None = None) -> np.nd
 
     What only yields its values one by one, perhaps without end, is not read.
     """
-    known = hasattr(values, "__array__") or isinstance(values, Sequence | Real)
+    is_known = hasattr(values, "__array__") or isinstance(values, Sequence | Real)
     try:
-        result = np.asarray(values) if known else None
+        result = np.asarray(values) if is_known else None
     except (TypeError, ValueError):  # a ragged list
         result = None
+    if result is not None and result.dtype.name == "bfloat16":  # which NumPy lacks
+        result = result.astype(np.float32)
     if result is None or result.dtype.kind not in "biuf":
         got = shown(values) if result is None else f"an array of {result.dtype}"
         raise TypeError(f"{name} must be an array of real numbers, got {got}")
@@ -54,22 +58,29 @@ def array(name: str, values: np.ndarray, dtype: np.dtype | None = None) -> np.nd
 
 
 def attack_arguments(
-    name, images, eps, clip, norm=np.inf
-) -> tuple[np.ndarray, np.float32, np.ndarray]:
-    """Return what every attack takes as float32: images, eps and bounds; or raise."""
+    name: str, images, eps, clip, norm: float = np.inf
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return what every attack takes as float32 arrays, or raise.
+
+    Returns:
+        The images; eps, with as many dimensions as the images and a row an image; the
+        lower and the upper bound of valid values.
+    """
     images = array(name, images, np.float32)
     if images.ndim < 2 or images.size == 0:
         got = f"an array of shape {images.shape}"
-        raise ValueError(f"{name} must be (n, height, width, channels), got {got}")
+        raise ValueError(f"{name} must be a batch, (n, height, width, ...), got {got}")
     if norm not in (np.inf, 2):
         raise ValueError(f"norm must be inf or 2, got {shown(norm)}")
     eps = np.float32(number_in("eps", eps, low=0))
+    eps = np.broadcast_to(eps, (len(images), *[1] * (images.ndim - 1)))
     if clip is None:
         return images, eps, np.float32([-np.inf, np.inf])
     bounds = array("clip", clip, np.float32)
     if bounds.shape != (2,) or bounds[0] > bounds[1]:
         raise ValueError(f"clip must be (low, high) or None, got {shown(clip)}")
-    low, high = images.min(), images.max()
+    low = images.min()
+    high = images.max()
     if max(bounds[0] - low, high - bounds[1]) > 1e-5 * abs(bounds).max():
         wanted = f"lie in clip, {bounds[0]:g} to {bounds[1]:g}"
         raise ValueError(f"{name} must {wanted}, got values from {low:g} to {high:g}")

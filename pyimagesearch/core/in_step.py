@@ -2,8 +2,9 @@
 
 import itertools
 import sys
+import types
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import keras
 import numpy as np
@@ -26,67 +27,87 @@ def in_step(batches: Iterable) -> tf.data.Dataset:
     the data set, `class_weight=` included: yield sample weights instead.
 
     Args:
-        batches: An iterator or a list of tuples `(images, labels)` or `(images, labels,
-            sample_weights)`, each an array or a dictionary or tuple of arrays. The
-            first is drawn at once, to learn the shapes, and is the first that is used.
+        batches: An iterator, or a list or another collection, of tuples `(images,
+            labels)` or `(images, labels, sample_weights)` of arrays. The first is drawn
+            at once, to learn the shapes, and is the first that is used.
 
     Raises:
-        TypeError: If it is not iterable, or not of tuples of arrays.
-        ValueError: If there is no batch; in `fit`, if none is left for an epoch.
+        TypeError: If it is nothing of that kind.
+        ValueError: If there is no batch; in `fit`, if none is left for an epoch, or if
+            a generator comes without `steps_per_epoch`.
     """
-    if not isinstance(batches, Iterable):
+    if not isinstance(batches, Iterable) or isinstance(batches, keras.utils.PyDataset):
         got = checks.shown(batches)
         raise TypeError(f"batches must be an iterator or a list, got {got}")
+    is_generator = isinstance(batches, types.GeneratorType)
     iterator = iter(batches)
     first = next(iterator, None)
     if first is None:
         raise ValueError("batches must be an iterator of batches, got an empty one")
-    if not isinstance(first, tuple | list):
-        got = checks.shown(first)
-        raise TypeError(f"batches must yield tuples of arrays, got {got}")
+    first = _as_arrays(first)
     if iterator is batches:
         batches = itertools.chain([first], iterator)
-    return _InStep(batches, _as_arrays(tuple(first)))
+    return _InStep(batches, first, is_generator)
 
 
 def _as_arrays(batch):
-    """Return a batch, or a part of it, with arrays for what is no tuple or dict."""
-    if isinstance(batch, dict):
-        return {key: _as_arrays(part) for key, part in batch.items()}
-    if isinstance(batch, tuple):
-        return tuple(map(_as_arrays, batch))
-    array = np.asarray(batch)
+    """Return a batch as a tuple of arrays, or raise."""
+    if not isinstance(batch, tuple | list):
+        got = checks.shown(batch)
+        raise TypeError(f"batches must be tuples of arrays, got {got}")
+    try:
+        arrays = tuple(map(_as_array, batch))
+        lengths = {len(array) for array in arrays}
+    except (TypeError, ValueError):  # of a ragged list, or of a single number
+        lengths = set()
+    if len(lengths) != 1:
+        got = checks.shown(batch)
+        raise TypeError(f"batches must be tuples of arrays, a row an image, got {got}")
+    return arrays
+
+
+def _as_array(part):
+    if isinstance(part, tuple | dict):
+        raise TypeError
+    array = np.asarray(part)
     if array.dtype.kind == "O":
-        raise TypeError(f"batches must hold arrays, got {checks.shown(batch)}")
+        raise TypeError
     return array
 
 
 class _InStep(tf.data.Dataset):
-    def __init__(self, batches, first):
+    def __init__(self, batches, first, is_generator):
         self._batches = batches
-        signature = keras.tree.map_structure(
-            lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype), first
+        self._is_generator = is_generator
+        signature = tuple(
+            tf.TensorSpec((None, *array.shape[1:]), array.dtype) for array in first
         )
         reference = weakref.ref(self)  # TensorFlow keeps a generator for ever
         self._dataset = tf.data.Dataset.from_generator(
-            lambda: (_as_arrays(tuple(batch)) for batch in reference()._batches),
-            output_signature=signature,
+            lambda: map(_as_arrays, reference()._batches), output_signature=signature
         )
         super().__init__(self._dataset._variant_tensor)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[tuple[tf.Tensor, ...]]:
         # Keras advances an iterator of ours between the steps. It would read one of
         # tf.data's inside the compiled step, where whatever needs no batch, such as
         # weight decay, may overtake the reading.
-        caller = sys._getframe(1).f_globals["__name__"]
-        return self._draw(is_keras=caller.startswith("keras."))
+        caller = sys._getframe(1)
+        is_keras = caller.f_globals.get("__name__", "").startswith("keras.")
+        if is_keras and self._is_generator:
+            epochs = caller.f_locals.get("self")
+            if getattr(epochs, "steps_per_epoch", 0) is None:
+                raise ValueError(
+                    "specify a `steps_per_epoch` (or `steps`) for batches from a "
+                    "generator, which may never end"
+                )
+        return self._draw(is_keras)
 
     def _draw(self, is_keras):
         is_empty = True
         for batch in self._batches:
             is_empty = False
-            batch = _as_arrays(tuple(batch))
-            yield keras.tree.map_structure(tf.convert_to_tensor, batch)
+            yield tuple(map(tf.convert_to_tensor, _as_arrays(batch)))
         if is_keras and is_empty:
             raise ValueError(
                 "the batches have ended, as a generator does after an interrupt or an "
@@ -95,10 +116,13 @@ class _InStep(tf.data.Dataset):
         if is_keras:  # what it takes for the end of data, where a plain one trips it
             raise tf.errors.OutOfRangeError(None, None, "the batches have ended")
 
-    def cardinality(self):
-        """Return how many batches an epoch has, or -2 if that is not known."""
-        known = hasattr(self._batches, "__len__")
-        return tf.constant(len(self._batches) if known else -2, tf.int64)
+    def cardinality(self) -> tf.Tensor:
+        """Return how many batches an epoch has, or what TensorFlow has for unknown."""
+        try:
+            count = len(self._batches)
+        except TypeError:
+            count = tf.data.UNKNOWN_CARDINALITY
+        return tf.constant(count, tf.int64)
 
     def _inputs(self):
         return [self._dataset]

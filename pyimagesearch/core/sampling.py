@@ -1,4 +1,4 @@
-"""What the batch generators check when they are made, and how they draw rows."""
+"""How the batch generators draw images, and what they check when they are made."""
 
 import math
 from collections.abc import Callable
@@ -8,8 +8,8 @@ import keras
 import numpy as np
 
 from pyimagesearch.core import checks
-from pyimagesearch.core.compiled import example_output, match_labels
-from pyimagesearch.core.warning import each_warning_once
+from pyimagesearch.core.compiled import example_output
+from pyimagesearch.core.labels import check_labels
 
 Attack = Callable[[keras.Model, np.ndarray, np.ndarray, float], np.ndarray]
 
@@ -20,60 +20,86 @@ class Sampler(NamedTuple):
     images: np.ndarray
     labels: np.ndarray
     dims: tuple[int, ...]
+    attack: Attack
     rng: np.random.Generator
 
     def draw(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Return that many float32 images `(count, *dims)` and their labels."""
-        choice = self.rng.choice
+        if count == 0:
+            return np.empty((0, *self.dims), np.float32), self.labels[:0]
         # Sorted: some files take rows in no other order, and all are read faster.
-        rows = np.sort(choice(len(self.labels), count, replace=False, shuffle=False))
-        drawn = checks.array("images", self.images[rows], np.float32)
-        return drawn.reshape(count, *self.dims), self.labels[rows]
+        rows = np.sort(self.rng.choice(len(self.labels), count, replace=False))
+        images = checks.array("images", self.images[rows], np.float32)
+        order = self.rng.permutation(count)
+        return images.reshape(count, *self.dims)[order], self.labels[rows[order]]
 
 
-def check_batches(model, total, images, labels, dims, eps, split, attack, rng):
+def make_sampler(
+    model: keras.Model,
+    images: np.ndarray,
+    labels: np.ndarray,
+    dims: tuple[int, ...],
+    *,
+    total: int,
+    eps: float,
+    split: float,
+    attack: Attack,
+    rng: checks.Seed | None,
+) -> Sampler:
     """Return a sampler for the arguments of a batch generator, or raise.
 
     Of the images the first is read, to see what the model returns for it.
     """
     total = checks.positive_integer("total", total)
-    if not isinstance(dims, tuple | list | np.ndarray) or len(dims) == 0:
-        got = checks.shown(dims)
-        raise ValueError(f"dims must be (height, width, channels), got {got}")
-    dims = tuple(checks.positive_integer("dims", size) for size in dims)
+    dims = _check_dims(dims)
     checks.number_in("eps", eps, low=0)
     if not callable(attack):
         raise TypeError(f"attack must be a function, got {checks.shown(attack)}")
-    # Arrays stay where they are, on disk even; lists and tensors are converted once.
-    is_array = hasattr(images, "dtype") and hasattr(images, "shape")
-    if not is_array or hasattr(images, "numpy"):
-        images = checks.array("images", images)
-    shape, fitting = tuple(images.shape), [dims, (math.prod(dims),)]
+    images = rows_of("images", images)
+    shape = tuple(images.shape)
+    fitting = [dims, (math.prod(dims),)]
     if dims[-1] == 1:
         fitting.append(dims[:-1])
     if shape[1:] not in fitting:
         got = f"got dims {dims} and images {shape}"
         raise ValueError(f"images must have the shape (n, *dims), or be flat; {got}")
-    normal = int(total * checks.number_in("split", split, 0, 1))
-    if max(normal, total - normal) > shape[0]:
+    normal_total = int(total * checks.number_in("split", split, 0, 1))
+    if max(normal_total, total - normal_total) > shape[0]:
         limit = f"so that no half exceeds the {shape[0]} images"
         raise ValueError(f"total must be smaller, {limit}, got {total} (split {split})")
     labels = checks.array("labels", labels)
     first = checks.array("images", images[np.arange(1)], np.float32)
     output = example_output(model, first.reshape(1, *dims))
-    match_labels("labels", labels, shape[0], output.shape[1:])
+    check_labels("labels", labels, shape[0], output.shape[1:])
     if labels.shape[:1] != shape[:1]:  # of a single image, without its axis
         labels = labels[np.newaxis]
-    return Sampler(images, labels, dims, checks.generator(rng))
+    return Sampler(images, labels, dims, _checked(attack), checks.generator(rng))
 
 
-def checked(attack: Attack) -> Attack:
-    """Return an attack whose result is checked, and which warns of a trouble once."""
-    warned = set()
+def rows_of(name: str, values: np.ndarray) -> np.ndarray:
+    """Return values that can be drawn by row numbers, or raise.
+
+    Arrays stay where they are, on disk even; lists and tensors are converted once, and
+    so is what is drawn by labels, such as a Series of pandas.
+    """
+    is_array = hasattr(values, "dtype") and hasattr(values, "shape")
+    if is_array and not hasattr(values, "numpy") and not hasattr(values, "iloc"):
+        return values
+    return checks.array(name, values)
+
+
+def _check_dims(dims):
+    if not isinstance(dims, tuple | list | np.ndarray) or len(dims) == 0:
+        got = checks.shown(dims)
+        raise ValueError(f"dims must be (height, width, channels), got {got}")
+    return tuple(checks.positive_integer("dims", size) for size in dims)
+
+
+def _checked(attack):
+    """Return an attack whose result is checked."""
 
     def checked_attack(model, images, labels, eps):
-        with each_warning_once(warned):
-            adversaries = attack(model, images, labels, eps)
+        adversaries = attack(model, images, labels, eps)
         adversaries = checks.array("attack's result", adversaries, np.float32)
         if adversaries.shape != images.shape:
             shapes = f"{images.shape}, got {adversaries.shape}"

@@ -1,1 +1,1 @@
-"""What the scripts and the report's command share: options, data, the run's folder."""
+"""What the scripts and commands share: options, data, a run's figures and folder."""

@@ -1,4 +1,4 @@
-"""How a script starts, what it prints, and how it ends."""
+"""How a script starts, and how it ends."""
 
 import io
 import os
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NoReturn
 
 from pyimagesearch.core.checks import one_line
-from pyimagesearch.experiment import folder
 
 
 def fail(message: str) -> NoReturn:
@@ -22,14 +21,43 @@ def fail(message: str) -> NoReturn:
     sys.exit(2)
 
 
-def _open_streams():
-    """Lead closed standard streams to nowhere, or files would take their places."""
-    for name in ("stdin", "stdout", "stderr"):
-        if getattr(sys, name) is None:  # it is opened with the lowest free number: its
-            setattr(sys, name, Path(os.devnull).open("r+"))  # noqa: SIM115
+def run_script(
+    main: Callable[[Namespace], None], parse: Callable[[str], Namespace], text: str
+) -> None:
+    """Run a script: parse its options, whose help has a text, and load TensorFlow.
+
+    Wrong input ends it with exit status 2 and one line on stderr; what stops a run,
+    such as Ctrl-C, a full disk or a training that diverges, with 130 or 1 and one line.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper):  # not in a notebook
         # So that log files grow line by line, and take file names of any kind.
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
+    usual_format = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    hint = ""
+    try:
+        options = parse(text)
+        if "epochs" in options and options.output:
+            hint = "; the same command goes on from the last finished phase"
+        _import_tensorflow()
+        main(options)
+    except KeyboardInterrupt:
+        print(f"\ninterrupted{hint}", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # as when piped into `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is not yet written
+        sys.exit(1)
+    except FloatingPointError as error:
+        print(f"\ncannot go on: {one_line(error)}", file=sys.stderr)
+        sys.exit(1)
+    except Exception as error:
+        is_expected = isinstance(error, OSError | MemoryError)
+        if not is_expected and "ResourceExhausted" not in repr(error):
+            raise
+        print(f"\ncannot go on: {one_line(error)}{hint}", file=sys.stderr)
+        sys.exit(1)
+    finally:
+        warnings.formatwarning = usual_format
 
 
 def _import_tensorflow():
@@ -40,11 +68,6 @@ def _import_tensorflow():
     """
     is_shown = "TF_CPP_MIN_LOG_LEVEL" in os.environ
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # Keras imports these if it finds them, which takes a second and 90 MB. No script
-    # needs that; the user of a notebook may.
-    unused = set() if "IPython" in sys.modules else {"matplotlib", "sklearn"}
-    hidden = unused - sys.modules.keys()
-    sys.modules.update(dict.fromkeys(hidden))
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as chatter:
         os.dup2(stderr if is_shown else chatter.fileno(), 2)
@@ -59,40 +82,3 @@ def _import_tensorflow():
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
-            for name in hidden:
-                del sys.modules[name]
-
-
-def run_script(
-    main: Callable[[Namespace], None], parse: Callable[[str], Namespace], text: str
-) -> None:
-    """Run a script: parse its options, whose help has a text, and load TensorFlow.
-
-    Wrong input ends it with exit status 2 and one line on stderr; what stops a run,
-    such as Ctrl-C, a full disk or a training that diverges, with 130 or 1 and one line.
-    """
-    _open_streams()
-    usual, hint = warnings.formatwarning, ""
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
-    try:
-        options = parse(text)
-        if "epochs" in options and options.output:
-            hint = "; the same command goes on after the last finished epoch"
-        _import_tensorflow()
-        main(options)
-    except KeyboardInterrupt:
-        print(f"\ninterrupted{hint}", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:  # as when piped into `head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is not yet written
-        sys.exit(1)
-    except Exception as error:
-        is_expected = isinstance(error, OSError | MemoryError | FloatingPointError)
-        if not is_expected and "ResourceExhausted" not in repr(error):
-            raise
-        hint = "" if isinstance(error, FloatingPointError) else hint
-        print(f"\ncannot go on: {one_line(error)}{hint}", file=sys.stderr)
-        sys.exit(1)
-    finally:
-        warnings.formatwarning = usual
-        folder.release()

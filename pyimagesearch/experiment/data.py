@@ -2,80 +2,82 @@
 
 import os
 import socket
-import urllib.request
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from pyimagesearch.core.checks import one_line
+from pyimagesearch.experiment.console import fail
 
-# Keras's data sets: what their files' names begin with in its cache, and their host.
-_STORE = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz"
+# Keras's data sets, and what their files' names begin with in its cache.
 _FROM_KERAS = {
-    "mnist": ("mnist.npz", _STORE),
-    "fashion_mnist": ("fashion-mnist", _STORE),
-    "cifar10": ("cifar-10-batches-py", "https://www.cs.toronto.edu/~kriz/cifar.html"),
+    "mnist": "mnist.npz",
+    "fashion_mnist": "fashion-mnist",
+    "cifar10": "cifar-10-batches-py",
 }
 NAMES = (*_FROM_KERAS, "digits")
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
+_MNIST_SHAPE = (60_000, 28, 28, 1)
 _PATIENCE = 15  # seconds without data until a download is given up
 
 Split = tuple[np.ndarray, np.ndarray]
 
 
-class Scaled:
-    """Images that are kept as bytes if they came so; rows that are read are float32.
+class Data(NamedTuple):
+    """Images in [0, 1], float32 `(n, h, w, c)`, and one-hot labels `(n, classes)`."""
 
-    Images of integers up to 255 then take a quarter of the memory.
+    name: str
+    train: Split
+    test: Split
+    epochs: int = 20  # of training, and of fine-tuning, that tell the tutorials' story
+    fine_tune_epochs: int = 10
+
+
+def load_data(chosen: str | None) -> Data:
+    """Load the data that an option names, or end the script with a line.
+
+    Without a choice it is MNIST, or scikit-learn's digits if that is neither cached nor
+    to be downloaded.
     """
-
-    def __init__(self, images: np.ndarray):
-        """Keep integers up to 255, or floats up to 1."""
-        self._is_float = images.dtype.kind == "f"
-        kept = np.float32 if self._is_float else np.uint8
-        self._images = images.astype(kept, copy=False)
-        self.shape, self.dtype = images.shape, np.dtype(np.float32)
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self._images)
-
-    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
-        """Return some of the images."""
-        largest = 1 if self._is_float else 255
-        return np.divide(self._images[rows], largest, dtype=np.float32)
-
-    def take(self, rows: np.ndarray, **_) -> "Scaled":
-        """Return some of the images, still kept as bytes: `numpy.take` calls this."""
-        return Scaled(self._images[rows])
+    try:
+        data = load(chosen or "mnist")
+    except ConnectionError as error:
+        if chosen:
+            fail(f"--data: {error}")
+        warnings.warn(f"{error}; using scikit-learn's digits instead", stacklevel=2)
+        return load("digits")
+    except ValueError as error:
+        fail(f"--data: {error}")
+    if data.name != "mnist":
+        print(f"[INFO] using {data.name} instead of MNIST")
+    return data
 
 
-def load(data: str) -> tuple[Split, Split]:
+def load(name: str) -> Data:
     """Load training and test data.
 
     Args:
-        data: `mnist`, `fashion_mnist` or `cifar10`, which Keras downloads once;
+        name: `mnist`, `fashion_mnist` or `cifar10`, which Keras downloads once;
             `digits`, scikit-learn's, enlarged to MNIST's size; or an `.npz` file of
             `x_train`, `y_train`, `x_test` and `y_test`: images `(n, h, w)` or `(n, h,
             w, c)`, integers up to 255 or floats up to 1; class ids `(n,)` or `(n, 1)`.
 
-    Returns:
-        `(train_images, train_labels), (test_images, test_labels)`: float32 images
-        `(n, h, w, c)` in [0, 1], those of the training `Scaled`, and one-hot float32
-        labels `(n, classes)`.
-
     Raises:
         ConnectionError: If the data are not at hand and cannot be downloaded.
-        ValueError: If the file cannot be read or holds anything else.
+        ValueError: If a file cannot be read or holds anything else.
     """
-    if data == "digits":
+    if name == "digits":
         arrays = _load_digits()
+    elif name in _FROM_KERAS:
+        arrays = _load_from_keras(name)
     else:
-        arrays = _load_from_keras(data) if data in _FROM_KERAS else _load_npz(data)
+        arrays = _load_npz(name)
     x_train, y_train, x_test, y_test = arrays
     try:
-        x_train, x_test = _images("x_train", x_train), _images("x_test", x_test)
+        x_train = _images("x_train", x_train)
+        x_test = _images("x_test", x_test)
         y_train = _class_ids("y_train", y_train, len(x_train))
         y_test = _class_ids("y_test", y_test, len(x_test))
         if x_train.shape[1:] != x_test.shape[1:]:
@@ -87,9 +89,15 @@ def load(data: str) -> tuple[Split, Split]:
             wanted = f"class ids 0 to {classes - 1}, as y_train"
             raise ValueError(f"y_test must hold {wanted}, got {y_test.max()}")
     except ValueError as error:
-        raise ValueError(f"{data}: {error}") from error
+        raise ValueError(f"{name}: {error}") from error
     one_hot = np.eye(classes, dtype=np.float32)
-    return (x_train, one_hot[y_train]), (x_test[:], one_hot[y_test])
+    train = (x_train, one_hot[y_train])
+    test = (x_test, one_hot[y_test])
+    if name == "digits":
+        return Data(name, train, test, epochs=40, fine_tune_epochs=30)
+    if Path(name).name == "mnist.npz" and x_train.shape == _MNIST_SHAPE:
+        return Data("mnist", train, test)  # by its file
+    return Data(name, train, test)
 
 
 def _load_digits():
@@ -106,38 +114,34 @@ def _load_digits():
     return x_train, y_train, x_test, y_test
 
 
-def _load_npz(path, hint=""):
+def _load_npz(path):
     try:
         with np.load(path, allow_pickle=False) as archive:
             return [archive[key] for key in _KEYS]
     except Exception as error:  # zip, zlib and NumPy raise a dozen kinds
         wanted = f"an .npz file of the arrays {', '.join(_KEYS)}, none pickled"
         reason = one_line(str(error).split(". ")[0])  # NumPy's advice is not for users
-        raise ValueError(f"{path} is not {wanted}: {reason}{hint}") from error
+        raise ValueError(f"{path} is not {wanted}: {reason}") from error
 
 
 def _load_from_keras(name):
-    from multiprocessing.pool import ThreadPool
-
     import keras
 
-    start, url = _FROM_KERAS[name]
-    home = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser()
-    cached = sorted(home.glob(f"datasets/{start}*"))
-    if name == "mnist" and cached:  # Keras would not look into a read-only folder
-        return _load_npz(cached[0], "; delete it to download it again")
-    usual = socket.getdefaulttimeout()
+    home = Path(os.environ.get("KERAS_HOME") or Path("~/.keras").expanduser())
+    cached = sorted(home.glob(f"datasets/{_FROM_KERAS[name]}*"))
+    usual_timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_PATIENCE)
     try:
-        if not cached:  # a thread, for looking up the host's name has no time limit
-            with ThreadPool(1) as pool:
-                pool.apply_async(urllib.request.urlopen, [url]).get(_PATIENCE).close()
         train, test = getattr(keras.datasets, name).load_data()
     except Exception as error:  # what Keras raises
-        reason = f"{name} is neither cached nor downloadable: {one_line(error)}"
+        reason = one_line(error)
+        if cached:  # Keras has found the file's checksum to be wrong
+            wrong = f"{cached[0]} was damaged, and cannot be downloaded again"
+            raise ValueError(f"{wrong}: {reason}") from error
+        reason = f"{name} is neither cached nor downloadable: {reason}"
         raise ConnectionError(reason) from error
     finally:
-        socket.setdefaulttimeout(usual)
+        socket.setdefaulttimeout(usual_timeout)
     return *train, *test
 
 
@@ -148,7 +152,8 @@ def _images(key, images):
         got = f"{images.dtype} of shape {images.shape}"
         raise ValueError(f"{key} must be numbers (n, h, w) or (n, h, w, c), got {got}")
     largest = 1 if images.dtype.kind == "f" else 255
-    low, high = images.min(), images.max()
+    low = images.min()
+    high = images.max()
     if not 0 <= low <= high <= largest:  # NaN is refused, too
         got = f"{images.dtype} from {low:g} to {high:g}"
         raise ValueError(f"{key} must be integers to 255 or floats to 1, got {got}")
@@ -156,7 +161,7 @@ def _images(key, images):
         how = "scale it to 0 to 255, or to floats from 0 to 1"
         text = f"{key} has integers up to {high} only, but is divided by 255: {how}"
         warnings.warn(text, stacklevel=2)
-    return Scaled(images)
+    return np.divide(images, largest, dtype=np.float32)
 
 
 def _class_ids(key, labels, count):

@@ -7,11 +7,12 @@ from argparse import Namespace
 from pathlib import Path
 
 from pyimagesearch.core.checks import one_line
-from pyimagesearch.experiment import folder
+from pyimagesearch.experiment import files
 from pyimagesearch.experiment import options as shared
 from pyimagesearch.experiment.console import fail, run_script
 
-_ATTACKER_IMAGES = 10_000
+_RESULTS = "robustness.json"
+_TABLE = "robustness.csv"
 _LEGEND = """
 Worst case: an image counts as correct only if every attack failed on it.
 An image that is wrong when clean is not attacked, and counts as wrong always."""
@@ -21,30 +22,52 @@ def parse_options(description: str) -> Namespace:
     """Parse the command line, before TensorFlow is loaded."""
     parser = shared.make_parser(description.splitlines()[0])
     parser.usage = "python -m pyimagesearch.robustness MODEL.keras [...] [option ...]"
-    add, count = parser.add_argument, shared.number(int, 1)
-    what = "saved models, before all options"
-    add("models", nargs="+", type=shared.model_file, metavar="MODEL.keras", help=what)
-    what = "strengths, in units of the range (default: a tenth of it)"
-    add("--eps", nargs="+", type=strength, help=what)
-    what = "how many test images, from the first on (default: %(default)s)"
-    add("--images", type=count, default=1000, help=what)
-    what = "queries of the Square attack (default: %(default)s)"
-    add("--queries", type=count, default=2000, help=what)
-    what = "pixel range that the models expect, LOW HIGH (default: 0 1)"
-    bound = shared.number(float, -1e9, 1e9)
-    add("--range", nargs=2, type=bound, default=[0.0, 1.0], help=what)
-    what = "add an attacker who sees only the models' answers"
-    add("--transfer", action="store_true", help=what)
+    parser.add_argument(
+        "models",
+        nargs="+",
+        type=shared.model_file,
+        metavar="MODEL.keras",
+        help="saved models, before all options",
+    )
+    parser.add_argument(
+        "--eps",
+        nargs="+",
+        type=strength,
+        help="strengths, in units of the range (default: a tenth of it)",
+    )
+    parser.add_argument(
+        "--images",
+        type=shared.number(int, 1),
+        default=1000,
+        help="how many test images, from the first on (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--queries",
+        type=shared.number(int, 1),
+        default=2000,
+        help="queries of the Square attack (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--range",
+        nargs=2,
+        type=shared.number(float, -1e9, 1e9),
+        default=[0.0, 1.0],
+        help="pixel range that the models expect, LOW HIGH (default: 0 1)",
+    )
     options = parser.parse_args()
     low, high = options.range
     if not low < high:
         fail(f"--range must be LOW HIGH, the first smaller, got {low:g} {high:g}")
     options.eps = options.eps or [0.1 * (high - low)]
-    if (largest := max(options.eps)) > high - low:
+    largest = max(options.eps)
+    if largest > high - low:
         fail(f"--eps must be from 0 to the range's {high - low:g}, got {largest:g}")
     options.models = name_models(options.models)
     if options.output:
-        shared.hold_output(options, folder.ROBUSTNESS)
+        shared.make_folder(options.output)
+        if (options.output / _RESULTS).exists() and not options.force:
+            how = "give another folder, or --force to replace it"
+            fail(f"--output: {options.output} holds an earlier {_RESULTS}; {how}")
     return options
 
 
@@ -71,71 +94,99 @@ def main(options: Namespace) -> None:
     """Evaluate saved models side by side."""
     import keras
     import numpy as np
-    from scipy.stats import binomtest
 
-    from pyimagesearch.experiment.ending import save_pictures
-    from pyimagesearch.experiment.loading import load_data, load_model
+    from pyimagesearch.experiment.data import load_data
+    from pyimagesearch.experiment.models import load_model
+    from pyimagesearch.experiment.pictures import save_pictures
     from pyimagesearch.robustness.evaluate import evaluate_robustness
 
     print("[INFO] loading data...")
-    (own_images, _), (images, labels) = load_data(options)
+    data = load_data(options.data)
+    images, labels = data.test
     low, high = options.range
-
-    def scaled(images):
-        return np.clip(low + np.float32(high - low) * images, low, high)
-
-    images, labels = scaled(images[: options.images]), labels[: options.images]
-    options.images = len(images)
-    settings = {"queries": options.queries, "rng": options.seed}
-    if options.transfer:
-        settings["attacker_images"] = scaled(own_images[:_ATTACKER_IMAGES])
-    models, reports = {}, {}
+    images = low + np.float32(high - low) * images[: options.images]
+    images = np.clip(images, low, high)
+    labels = labels[: options.images]
+    models = {}
     for name, path in options.models.items():
         models[name] = load_model(path, (images, labels), to_train=False)
+    reports = {}
     for name, model in models.items():
         print(f"[INFO] attacking {name} on {len(images):,} test images...")
         keras.utils.set_random_seed(options.seed)
-        given = images, labels, options.eps, options.range
         try:
-            reports[name] = evaluate_robustness(model, *given, **settings)
+            reports[name] = evaluate_robustness(
+                model,
+                images,
+                labels,
+                options.eps,
+                options.range,
+                queries=options.queries,
+                rng=options.seed,
+            )
         except ValueError as error:
             fail(f"{name}: {one_line(error)}")
     print(f"{format_table(reports)}\n{_LEGEND}")
     best = max(report[-1].accuracy for report in reports.values())
-    counts = binomtest(round(best * len(images)), len(images))
-    low, high = counts.proportion_ci(method="wilson")
-    shares = f"a worst case of {best:.3f} stands for {low:.3f} to {high:.3f}"
-    print(f"With {len(images):,} images {shares} (95%).")
+    print(describe_interval(best, len(images)))
     if options.output:
-        write(reports, options)
-        data = images, labels
-        clip, prefix = options.range, "robustness_"  # beside a run's own pictures
-        save_pictures(options.output, models, data, max(options.eps), clip, prefix)
+        write(reports, options, data.name, len(images))
+        save_pictures(
+            options.output,
+            models,
+            (images, labels),
+            max(options.eps),
+            options.range,
+            prefix="robustness_",  # beside a run's own pictures
+        )
+
+
+def describe_interval(accuracy: float, count: int) -> str:
+    """Return a sentence on what an accuracy on so many images stands for."""
+    from scipy.stats import binomtest
+
+    test = binomtest(round(accuracy * count), count)
+    interval = test.proportion_ci(method="wilson")
+    shares = f"{accuracy:.3f} stands for {interval.low:.3f} to {interval.high:.3f}"
+    return f"With {count:,} images a worst case of {shares} (95%)."
 
 
 def format_table(reports: dict[str, list]) -> str:
     """Return the accuracies of all models side by side."""
-    (rows, *_) = reports.values()
     widths = {name: max(8, len(name) + 2) for name in reports}
     heads = "".join(f"{name:>{width}}" for name, width in widths.items())
-    lines, last = [f"\n{'eps':<9}{'attack':<25}{heads}"], None
-    for i, row in enumerate(rows):
-        if row.eps != last:
+    lines = [f"\n{'eps':<9}{'attack':<25}{heads}"]
+    last_eps = None
+    for rows in zip(*reports.values(), strict=True):
+        eps = rows[0].eps
+        if eps != last_eps:
             lines.append("")
-        last = row.eps
-        cells = [f"{reports[name][i].accuracy:{widths[name]}.4f}" for name in reports]
-        lines.append(f"{row.eps:<9.4g}{row.attack:<25}{''.join(cells)}")
+        last_eps = eps
+        cells = "".join(
+            f"{row.accuracy:{width}.4f}"
+            for row, width in zip(rows, widths.values(), strict=True)
+        )
+        lines.append(f"{eps:<9.4g}{rows[0].attack:<25}{cells}")
     return "\n".join(lines)
 
 
-def write(reports: dict[str, list], options: Namespace) -> None:
+def write(
+    reports: dict[str, list], options: Namespace, data_name: str, count: int
+) -> None:
     """Write `robustness.json` and `robustness.csv` into the output folder."""
-    names = ("models", "data", "images", "queries", "range", "transfer", "seed")
-    results = {name: getattr(options, name) for name in names}
-    rows = {name: [row._asdict() for row in reports[name]] for name in reports}
-    folder.write_json(options.output / folder.ROBUSTNESS, results | {"results": rows})
+    rows = {name: [row._asdict() for row in report] for name, report in reports.items()}
+    results = {
+        "models": options.models,
+        "data": options.data or data_name,
+        "images": count,
+        "queries": options.queries,
+        "range": options.range,
+        "seed": options.seed,
+        "results": rows,
+    }
+    files.write_json(options.output / _RESULTS, results)
     lines = [{"model": name} | row for name in rows for row in rows[name]]
-    folder.write_table(options.output / "robustness.csv", lines)
+    files.write_table(options.output / _TABLE, lines)
 
 
 if __name__ == "__main__":

@@ -1,34 +1,52 @@
-"""Is a classifier right as often as it says itself?"""
+"""Is a classifier one that can be judged, and right as often as it says itself?"""
 
+import keras
+import numpy as np
 import tensorflow as tf
 
-from pyimagesearch.core import losses
-from pyimagesearch.core.compiled import example_output
+from pyimagesearch.core import labels, logits, losses
+from pyimagesearch.core.gradients import check_outputs
 
-_ACCURACIES = ("accuracy", "acc", "binary_accuracy", "categorical_accuracy")
+_METRICS_OF_CLASSES = (
+    keras.metrics.CategoricalAccuracy,
+    keras.metrics.SparseCategoricalAccuracy,
+)
 
 
-def check_compiled(model, images, targets, ids, correct) -> None:
-    """Raise if a model was compiled for other answers than those that are correct."""
-    loss = losses.compiled_loss(model)
+def check_answers(model, predict, images) -> None:
+    """Raise if a model answers with NaN or infinity, or at random."""
+    first = predict(images)
+    check_outputs(model, np.isfinite(first).all(axis=1))
+    if not np.allclose(first, predict(images), rtol=1e-3, atol=1e-4):
+        raise ValueError(
+            f"model {model.name!r} answers at random: two passes over the same images "
+            "differ; switch off what draws random numbers in inference mode, such as "
+            "noise or dropout with training=True"
+        )
+
+
+def check_compiled(model, images, ids, shape, accuracy) -> None:
+    """Raise if a model's own compiled accuracy is not the given one.
+
+    The images' class ids and the shape of the model's output tell what it is asked.
+    """
+    loss = logits.compiled_loss(model)
     if loss is None:
         return
-    is_unknown = targets.shape[1] == 1 and losses.compiled_from_logits(model) is None
-    if is_unknown and not losses.are_probabilities(example_output(model, images[:64])):
-        raise ValueError(
-            f"model {model.name!r} was compiled with another loss than a classifier's: "
-            "give from_logits=True if its one output is a logit"
-        )
-    given = ids if losses.takes_class_ids(loss) else targets
+    given = ids
+    if not losses.takes_class_ids(loss):
+        given = labels.as_rows("labels", ids, len(ids), shape)
     try:
         own = model.evaluate(images, given, verbose=0, return_dict=True)
     except (TypeError, ValueError, tf.errors.OpError):
         return  # it was compiled for other labels
-    accuracy = correct.mean()
-    for name in _ACCURACIES:
-        if abs(own.get(name, accuracy) - accuracy) > 0.01:
-            raise ValueError(
-                f"model {model.name!r} has {own[name]:.3f} of the images right by its "
-                f"compiled {name}, but {accuracy:.3f} by its classes: say from_logits= "
-                "or compile it with a metric of another threshold"
-            )
+    kinds = keras.metrics.BinaryAccuracy if shape == (1,) else _METRICS_OF_CLASSES
+    for metrics in model.metrics:
+        for metric in getattr(metrics, "metrics", []):
+            share = own.get(metric.name, accuracy)
+            if isinstance(metric, kinds) and abs(share - accuracy) > 0.01:
+                raise ValueError(
+                    f"model {model.name!r} has {share:.3f} of the images right by its "
+                    f"compiled {metric.name}, but {accuracy:.3f} by its classes: say "
+                    "from_logits= or compile it with a metric of another threshold"
+                )

@@ -1,0 +1,112 @@
+"""Labels: from what the user has to what a loss needs.
+
+A loss needs either rows in the shape of the model's output (one-hot rows, a sigmoid's 0
+or 1, regression targets), or class ids.
+"""
+
+import numpy as np
+
+from pyimagesearch.core import checks
+
+
+def check_labels(
+    name: str, labels: np.ndarray, count: int, shape: tuple[int, ...]
+) -> tuple[np.ndarray, bool]:
+    """Return labels as an array of rows or of class ids, and whether they are ids.
+
+    Args:
+        name: The argument's name, for errors.
+        labels: Rows `(count, *shape)`, or class ids `(count, *shape[:-1])`, perhaps
+            with a last axis of 1. For a single image the first axis may be missing.
+        count: Number of images.
+        shape: Shape of the model's output for an image.
+
+    Raises:
+        TypeError, ValueError: If they are no numbers or do not fit the output.
+    """
+    labels = checks.array(name, labels)
+    if count == 1 and labels.shape in (shape, shape[:-1]):
+        labels = labels[np.newaxis]
+    rows_shape = (count, *shape)
+    ids_shape = (count, *shape[:-1])
+    has_ids_shape = labels.shape in (ids_shape, (*ids_shape, 1))
+    # Of one output a class id, 0 or 1, is a row.
+    is_one_output = shape in ((), (1,)) or shape[-1:] == (1,)
+    if labels.shape == rows_shape or (has_ids_shape and is_one_output):
+        return labels.reshape(rows_shape), False
+    if not has_ids_shape:
+        wanted = f"{rows_shape}, or class ids {ids_shape}"
+        raise ValueError(f"{name} must have shape {wanted}, got {labels.shape}")
+    if (labels % 1 != 0).any() or labels.min() < 0 or labels.max() >= shape[-1]:
+        got = f"values from {labels.min()} to {labels.max()}"
+        raise ValueError(f"{name} must hold class ids 0 to {shape[-1] - 1}, got {got}")
+    return labels.reshape(ids_shape).astype(np.int64), True
+
+
+def as_rows(
+    name: str, labels: np.ndarray, count: int, shape: tuple[int, ...]
+) -> np.ndarray:
+    """Return labels as float32 rows `(count, *shape)`, class ids as one-hot ones."""
+    labels, are_ids = check_labels(name, labels, count, shape)
+    if are_ids:
+        return np.eye(shape[-1], dtype=np.float32)[labels]
+    return labels.astype(np.float32, copy=False)
+
+
+def as_class_ids(
+    name: str, labels: np.ndarray, count: int, shape: tuple[int, ...]
+) -> np.ndarray:
+    """Return labels as class ids `(count, *shape[:-1])`; of one output, as 0 and 1.
+
+    A row counts as its largest class.
+    """
+    labels, are_ids = check_labels(name, labels, count, shape)
+    if are_ids:
+        return labels
+    if shape[-1] == 1:
+        return (labels[..., 0] > 0.5).astype(np.int64)
+    return labels.argmax(axis=-1)
+
+
+def as_classes(
+    name: str, labels: np.ndarray, count: int, shape: tuple[int, ...]
+) -> np.ndarray:
+    """Return the class ids `(count,)` of a classifier's labels, or raise.
+
+    It refuses what is no classifier's: regression targets, several labels an image and
+    outputs that are no row of classes.
+    """
+    if len(shape) != 1:
+        wanted = "return a row of classes an image for this attack or loss"
+        raise ValueError(f"model must {wanted}, got an output of shape {shape}")
+    labels, are_ids = check_labels(name, labels, count, shape)
+    if not are_ids:
+        is_single = shape == (1,)
+        sums = labels.sum(axis=1)
+        fits = np.isin(labels, (0, 1)) if is_single else abs(sums - 1) < 1e-3
+        low = labels.min()
+        high = labels.max()
+        if low < 0 or high > 1 or not fits.all():
+            wanted = "one class an image"
+            if is_single:
+                wanted = "0 or 1 for a model of one output"
+            raise ValueError(
+                f"{name} must be {wanted}, got values from {low:g} to {high:g}: "
+                "regression and several labels an image need an attack with the loss= "
+                "that the model was trained with"
+            )
+    return as_class_ids(name, labels, count, shape)
+
+
+def find_classes(targets: np.ndarray) -> np.ndarray | None:
+    """Return the class ids `(n,)` that targets for a loss stand for, if they do.
+
+    One-hot rows of two and more classes, and class ids, do; a single output's targets
+    and those of regression do not.
+    """
+    if targets.ndim == 1 and targets.dtype == np.int64:
+        return targets
+    is_row = targets.ndim == 2 and targets.shape[1] > 1
+    if is_row and (targets.max(axis=1) == 1).all() and (abs(targets).sum(1) == 1).all():
+        return targets.argmax(axis=1)
+    return None

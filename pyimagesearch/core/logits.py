@@ -1,0 +1,116 @@
+"""A classifier's logits, and how they are told from probabilities.
+
+In float32 a confident softmax gives the true class a probability of 1.0, and most of
+the gradient is lost; so attacks go for the logits behind it. What an output is, is
+told by the first of these that says anything:
+
+1. the user's `from_logits=True`;
+2. the model's last operation: what a softmax or a sigmoid gets are logits;
+3. the user's `from_logits=False`;
+4. the `from_logits` of the loss that the model was compiled with;
+5. two or more scores an image: they are probabilities if they add up to one.
+
+A single score that nothing tells about is refused where it has to be judged.
+"""
+
+import inspect
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from pyimagesearch.core.warning import warn
+
+_AFTER_LOGITS = ("Softmax", "Sigmoid")
+_LAST_OPERATIONS = (*_AFTER_LOGITS, "Identity", "Cast")
+_SMALLEST = 1e-30  # probability that has a logarithm
+
+
+def find_logits(
+    output: tf.Tensor,
+    from_logits: bool | None,
+    compiled_from_logits: bool | None,
+    example: Callable[[], np.ndarray],
+    is_judged: bool = True,
+) -> tf.Tensor:
+    """Return float32 logits `(n, classes)`, in a function that is being traced.
+
+    Args:
+        output: The model's output `(n, classes)`, or `(n, 1)` for two classes.
+        from_logits: What the user says of it, or None.
+        compiled_from_logits: What the loss says that the model was compiled with.
+        example: Returns the output for some of the user's images.
+        is_judged: Whether classes are read off the logits. If only their gradient's
+            direction counts, a single score may be either.
+
+    Raises:
+        ValueError: If it is a single score, and nothing tells which.
+    """
+    found = None if from_logits else _behind_last_operation(output)
+    is_single = output.shape[-1] == 1
+    output = tf.cast(output, tf.float32)
+    if found is not None:
+        logits = tf.cast(found, tf.float32)
+    else:
+        are_logits = from_logits
+        if are_logits is None:
+            are_logits = compiled_from_logits
+        if are_logits is None and not is_single:
+            are_logits = not are_probabilities(example())
+        if are_logits is None and is_judged:
+            raise ValueError(SINGLE_SCORE)
+        logits = output if are_logits is not False else _logarithms(output)
+    if is_single:
+        logits = tf.concat([tf.zeros_like(logits), logits], axis=-1)
+    return logits
+
+
+SINGLE_SCORE = (
+    "model returns a single score, which may be a logit or a probability: give "
+    "from_logits=, or compile the model with a loss that tells, such as "
+    "BinaryCrossentropy(from_logits=True)"
+)
+
+
+def _behind_last_operation(output):
+    """Return what a last softmax or sigmoid gets, or None."""
+    is_found = False
+    tensor = output
+    while tensor.op.type in _LAST_OPERATIONS:
+        is_found |= tensor.op.type in _AFTER_LOGITS
+        tensor = tensor.op.inputs[0]
+    return tensor if is_found else None
+
+
+def _logarithms(probabilities):
+    warn(
+        "there are no logits behind the model's probabilities: their logarithms take "
+        "their place, and confident answers may withstand attacks unduly"
+    )
+    others = 1.0
+    if probabilities.shape[-1] == 1:
+        others = tf.maximum(1 - probabilities, _SMALLEST)
+    return tf.math.log(tf.maximum(probabilities, _SMALLEST) / others)
+
+
+def are_probabilities(scores: np.ndarray) -> bool:
+    """Return whether rows `(n, classes)` of two and more are from 0 on and add to 1."""
+    is_in_range = scores.min() >= 0 and scores.max() <= 1.02  # bfloat16 rounds
+    return bool(is_in_range and np.allclose(scores.sum(axis=-1), 1, atol=0.02))
+
+
+def compiled_loss(model: keras.Model):
+    """Return the loss that a model was compiled with, if there is one."""
+    losses = keras.tree.flatten(getattr(model, "loss", None))
+    loss = losses[0] if len(losses) == 1 else None
+    return keras.losses.get(loss) if isinstance(loss, str) else loss
+
+
+def compiled_from_logits(model: keras.Model) -> bool | None:
+    """Return whether the loss that a model was compiled with takes logits."""
+    loss = compiled_loss(model)
+    if isinstance(loss, keras.losses.Loss):
+        return loss.get_config().get("from_logits")
+    parameters = inspect.signature(loss).parameters if callable(loss) else {}
+    return getattr(parameters.get("from_logits"), "default", None)

@@ -1,0 +1,101 @@
+"""Make a saved classifier robust, and say what its defence is worth.
+
+python -m pyimagesearch.training MODEL.keras
+"""
+
+from argparse import Namespace
+
+from pyimagesearch.experiment import options as shared
+from pyimagesearch.experiment.console import fail, run_script
+
+_BATCH_SIZE = 64
+
+
+def parse_options(description: str) -> Namespace:
+    """Parse the command line, before TensorFlow is loaded."""
+    parser = shared.make_parser(description.splitlines()[0])
+    parser.usage = "python -m pyimagesearch.training MODEL.keras [option ...]"
+    parser.add_argument(
+        "model",
+        type=shared.model_file,
+        metavar="MODEL.keras",
+        help="a saved network, trained on such images",
+    )
+    shared.add_training_options(parser)
+    parser.add_argument(
+        "--epochs",
+        type=shared.number(int, 1),
+        help="epochs of fine-tuning (default: 10; digits: 30)",
+    )
+    options = parser.parse_args()
+    shared.finish_training_options(options)
+    return options
+
+
+def main(options: Namespace) -> None:
+    """Fine-tune a network by the robust recipe, and check its defence."""
+    import keras
+
+    from pyimagesearch.datagen import generate_adversarial_batch, in_step
+    from pyimagesearch.experiment.data import load_data
+    from pyimagesearch.experiment.models import load_model
+    from pyimagesearch.experiment.run import Run
+    from pyimagesearch.training import robust
+
+    keras.utils.set_random_seed(options.seed)
+    print("[INFO] loading data...")
+    data = load_data(options.data)
+    total, *dims = data.test[0].shape
+    run = Run(options, data)
+    model = load_model(options.model, data.test)
+    (images, labels), held_out = robust.hold_out(data.train, options.seed)
+    steps_per_epoch = len(images) // _BATCH_SIZE
+    if steps_per_epoch == 0:
+        fail(f"--data must hold {_BATCH_SIZE} training images or more")
+    epochs = options.epochs or data.fine_tune_epochs
+    steps = epochs * steps_per_epoch
+
+    model.compile("adam", "categorical_crossentropy", metrics=["accuracy"])
+    loss, accuracy = model.evaluate(*data.test, verbose=0)
+    run.show("normal testing images", loss, accuracy)
+    run.save_trained(model)
+    test_batches = generate_adversarial_batch(
+        model, total, *data.test, dims, eps=options.eps, rng=options.seed
+    )
+    adversaries = next(test_batches)
+    loss, accuracy = model.evaluate(*adversaries, verbose=0)
+    run.show("adversarial testing images", loss, accuracy)
+
+    print("[INFO] fine-tuning network by the robust recipe...")
+    optimizer = robust.robust_optimizer(model, steps)
+    model.compile(optimizer, "categorical_crossentropy", metrics=["accuracy"])
+    batches = generate_adversarial_batch(
+        model,
+        _BATCH_SIZE,
+        images,
+        labels,
+        dims,
+        eps=options.eps,
+        attack=robust.robust_attack(steps, rng=options.seed),
+        rng=options.seed,
+    )
+    watch = robust.WatchRobustness(held_out, options.eps)
+    model.fit(
+        in_step(batches),
+        steps_per_epoch=steps_per_epoch,
+        epochs=epochs,
+        callbacks=[watch, run.phase("fine-tuning")],
+        shuffle=False,
+        verbose=options.verbose,
+    )
+
+    print()
+    loss, accuracy = model.evaluate(*data.test, verbose=0)
+    run.show("normal testing images *after* fine-tuning", loss, accuracy)
+    loss, accuracy = model.evaluate(*adversaries, verbose=0)
+    run.show("adversarial images *after* fine-tuning", loss, accuracy)
+    run.finish(model, data.test)
+
+
+if __name__ == "__main__":
+    run_script(main, parse_options, __doc__)
