@@ -8,13 +8,12 @@ from pyimagesearch.experiment.options import parse_options
 
 
 def main(options):
-    """Tell the tutorial's story from start to finish."""
-    # Imported here, so that --help and wrong options are answered at once.
+    """Tell the tutorial's story; imports are in here, so that --help is quick."""
     import keras
     from keras.optimizers import Adam
     from tensorflow.data import Dataset
 
-    from pyimagesearch import datagen
+    from pyimagesearch.datagen import generate_adversarial_batch
     from pyimagesearch.experiment.data import load_data
     from pyimagesearch.experiment.models import load_model
     from pyimagesearch.experiment.run import Run
@@ -23,7 +22,6 @@ def main(options):
     eps = options.eps  # 0.1
     seed = options.seed
     keras.utils.set_random_seed(seed)
-
     print("[INFO] loading MNIST dataset...")
     data = load_data(options.data)  # pixels from 0 to 1, a channel, one-hot labels
     height, width, depth = dims = data.test[0].shape[1:]
@@ -47,18 +45,16 @@ def main(options):
             shuffle=False,  # the batches are shuffled
             verbose=options.verbose,
         )
-    run.show("normal testing images", *model.evaluate(*data.test, verbose=0))
     run.save_trained(model)
+    run.show("normal testing images", *model.evaluate(*data.test, verbose=0))
 
     print("[INFO] generating adversarial examples with FGSM...\n")
-    batches = datagen.generate_adversarial_batch(
-        model, total, *data.test, dims, eps, rng=seed
-    )
+    batches = generate_adversarial_batch(model, total, *data.test, dims, eps, rng=seed)
     tuning = adversaries = next(batches)  # every test image once
     run.show("adversarial testing images", *model.evaluate(*adversaries, verbose=0))
     if options.honest:  # the test images stay unseen
         total = min(total, len(data.train[0]))
-        batches = datagen.generate_adversarial_batch(
+        batches = generate_adversarial_batch(
             model, total, *data.train, dims, eps, rng=seed
         )
         tuning = next(batches)
@@ -81,7 +77,6 @@ def main(options):
     run.show("normal testing images *after* fine-tuning", loss, accuracy)
     loss, accuracy = model.evaluate(*adversaries, verbose=0)
     run.show("adversarial images *after* fine-tuning", loss, accuracy)
-
     # Beyond the tutorial: what the defence is worth, and the run's folder.
     run.finish(model, data.test)
 

@@ -8,8 +8,7 @@ from pyimagesearch.experiment.options import parse_mixed_options
 
 
 def main(options):
-    """Tell the tutorial's story from start to finish."""
-    # Imported here, so that --help and wrong options are answered at once.
+    """Tell the tutorial's story; imports are in here, so that --help is quick."""
     import keras
     from keras.optimizers import Adam
     from tensorflow.data import Dataset
@@ -23,7 +22,6 @@ def main(options):
     eps = options.eps  # 0.1
     seed = options.seed
     keras.utils.set_random_seed(seed)
-
     print("[INFO] loading MNIST dataset...")
     data = load_data(options.data)  # pixels from 0 to 1, a channel, one-hot labels
     height, width, depth = dims = data.test[0].shape[1:]
@@ -47,8 +45,8 @@ def main(options):
             shuffle=False,  # the batches are shuffled
             verbose=options.verbose,
         )
-    run.show("normal testing images", *model.evaluate(*data.test, verbose=0))
     run.save_trained(model)
+    run.show("normal testing images", *model.evaluate(*data.test, verbose=0))
 
     print("[INFO] generating adversarial examples with FGSM...\n")
     batches = datagen.generate_adversarial_batch(
@@ -80,7 +78,6 @@ def main(options):
     run.show("normal testing images *after* fine-tuning", loss, accuracy)
     loss, accuracy = model.evaluate(*adversaries, verbose=0)
     run.show("adversarial images *after* fine-tuning", loss, accuracy)
-
     # Beyond the tutorial: what the defence is worth, and the run's folder.
     run.finish(model, data.test)
 

@@ -5,7 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from pyimagesearch.core import checks
-from pyimagesearch.core.compiled import Network, compile_for, row_spec
+from pyimagesearch.core.compiled import Network, compile_for
 from pyimagesearch.core.gradients import check_outputs, warn_of_gradients
 from pyimagesearch.core.losses import Loss
 
@@ -16,7 +16,7 @@ def generate_image_adversary(
     model: keras.Model,
     image: np.ndarray,
     label: np.ndarray,
-    eps: float = 2 / 255.0,
+    eps: float | np.ndarray = 2 / 255.0,
     *,
     loss: Loss = "mean_squared_error",
     clip: tuple[float, float] | None = None,
@@ -37,11 +37,14 @@ def generate_image_adversary(
             real dtype. Series `(n, length, channels)` and vectors are welcome, too.
         label: One-hot rows or regression targets in the output's shape, or class ids
             `(n,)` or `(n, 1)`. For a single image the first axis may be missing.
-        eps: Largest change of a value, in the units of the images.
+        eps: Largest change of a value, in the units of the images; or an array that
+            broadcasts to them, 0 where nothing may change (not for norm 2).
         loss: A Keras loss or its name, which gets one-hot rows (or class ids, if it is
             the sparse one). For logits it must be one that takes them. Or
             "cross_entropy" or "margin", which climb the logits of any classifier,
-            however sure of itself it is.
+            however sure of itself it is; of soft labels they take the largest. Numbers
+            that a function closes over are frozen when it is compiled: bind those that
+            change by `functools.partial`.
         clip: The valid range `(low, high)` of images and adversaries.
         targeted: Descend the loss towards `label` instead of climbing away from it.
         norm: `np.inf`, or 2: then eps is the length of the whole change, which goes
@@ -57,9 +60,9 @@ def generate_image_adversary(
     Source: Goodfellow et al., "Explaining and harnessing adversarial examples", 2015.
     """
     images, eps, (low, high) = checks.attack_arguments("image", image, eps, clip, norm)
-    attack = compile_for(_one_step, model, images, loss, row_spec(eps), norm=norm)
+    attack = compile_for(_one_step, model, images, loss, eps, norm=norm)
     targets = attack.match_labels("label", label, len(images))
-    step = -eps if targeted else eps
+    step = -eps if checks.truth("targeted", targeted) else eps
     adversaries, gradient_sizes, are_finite = attack.run(images, targets, step)
     if eps.any():
         check_outputs(model, are_finite)
@@ -77,18 +80,12 @@ def _one_step(network, images, targets, step, norm):
 def gradient_direction(
     network: Network, images: tf.Tensor, targets: tf.Tensor, norm: float
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Find where the loss grows fastest, in a function that is being compiled.
-
-    Args:
-        network: The model with a loss.
-        images: Images `(n, ...)`.
-        targets: Labels, as the loss takes them.
-        norm: `np.inf` or 2, in which a step is measured.
+    """Find where a network's loss grows fastest, in a function that is compiled.
 
     Returns:
-        The directions, of norm 1, in the shape of the images. Then for each image the
-        sum of its gradient's absolute values, which is zero or NaN where the direction
-        is of no use, and whether the model's output is finite.
+        Directions whose norm, infinity or 2, is 1; for each image the sum of its
+        gradient's absolute values, which is zero or NaN where the direction is of no
+        use; and whether the model's output is finite.
     """
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(images)

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from pyimagesearch.core import checks
-from pyimagesearch.core.compiled import compile_for, row_spec
+from pyimagesearch.core.compiled import compile_for
 from pyimagesearch.core.gradients import check_outputs, warn_of_gradients
 from pyimagesearch.core.labels import find_classes
 from pyimagesearch.core.losses import Loss
@@ -18,7 +18,7 @@ def projected_gradient_descent(
     model: keras.Model,
     images: np.ndarray,
     labels: np.ndarray,
-    eps: float = 2 / 255.0,
+    eps: float | np.ndarray = 2 / 255.0,
     *,
     steps: int = 40,
     step_size: float | np.ndarray | None = None,
@@ -43,7 +43,7 @@ def projected_gradient_descent(
         images: Images `(n, height, width, channels)` of any real dtype.
         labels: As for `generate_image_adversary`.
         eps: Largest change of a value, or for norm 2 largest length of the whole
-            change, in the units of the images.
+            change, in the units of the images; or an array, as for FGSM.
         steps: Number of steps.
         step_size: Size of a step, or an array of `steps` sizes; steps that shrink find
             more. By default 2.5 eps / steps, but at most 1.25 eps.
@@ -66,36 +66,31 @@ def projected_gradient_descent(
     """
     images, eps, bounds = checks.attack_arguments("images", images, eps, clip, norm)
     steps = checks.positive_integer("steps", steps)
+    unit = np.ones_like(eps)  # of a step
     if step_size is None:
-        step_size = min(2.5 / steps, 1.25) * eps.max()
+        step_size = min(2.5 / steps, 1.25)
+        unit = eps
     step_sizes = checks.array("step_size", step_size, np.float32)
     if step_sizes.shape not in ((), (steps,)) or (step_sizes < 0).any():
         wanted = f"a number from 0, or an array of {steps} of them"
         raise ValueError(f"step_size must be {wanted}, got {checks.shown(step_size)}")
-    step_sizes = np.broadcast_to(-step_sizes if targeted else step_sizes, steps)
+    is_targeted = checks.truth("targeted", targeted)
+    step_sizes = np.broadcast_to(-step_sizes if is_targeted else step_sizes, steps)
     if checks.positive_integer("restarts", restarts) > 1 and not random_start:
         raise ValueError(f"restarts must be 1 without a random start, got {restarts}")
     rng = checks.generator(rng)
-    climb = compile_for(
-        _climb,
-        model,
-        images,
-        loss,
-        row_spec(eps),
-        row_spec(images),
-        tf.TensorSpec((None,)),
-        tf.TensorSpec((2,)),
-        norm=norm,
-    )
+    more = (eps, unit, images, step_sizes, bounds)
+    climb = compile_for(_climb, model, images, loss, *more, norm=norm)
     targets = climb.match_labels("labels", labels, len(images))
-    settings = (tf.constant(step_sizes), tf.constant(bounds))
 
     def attack(rows):
         start = images[rows]
         if random_start:
             start = start + _random_changes(rng, start.shape, eps[rows], norm)
-        arrays = (images[rows], targets[rows], eps[rows], start)
-        adversaries, gradient_sizes, are_finite = climb.run(*arrays, settings=settings)
+        arrays = (images[rows], targets[rows], eps[rows], unit[rows], start)
+        adversaries, gradient_sizes, are_finite = climb.run(
+            *arrays, settings=(step_sizes, bounds)
+        )
         if eps.any():
             check_outputs(model, are_finite)
             warn_of_gradients(gradient_sizes)
@@ -111,11 +106,11 @@ def projected_gradient_descent(
     for _ in range(restarts):
         tried = attack(rows)
         losses, answers = judge.run(tried, targets[rows])
-        if targeted:
+        if is_targeted:
             losses = -losses
         fools = np.zeros(len(rows), bool)
         if classes is not None:
-            fools = (answers == classes[rows]) == bool(targeted)
+            fools = (answers == classes[rows]) == is_targeted
         is_better = fools | (losses > largest[rows])
         adversaries[rows[is_better]] = tried[is_better]
         largest[rows[is_better]] = losses[is_better]
@@ -151,7 +146,7 @@ def _random_changes(rng, shape, eps, norm):
     return eps * radii * directions / lengths
 
 
-def _climb(network, images, targets, eps, start, step_sizes, bounds, norm):
+def _climb(network, images, targets, eps, unit, start, step_sizes, bounds, norm):
     axes = range(1, len(images.shape))
     lowest = tf.clip_by_value(images - eps, bounds[0], bounds[1])
     highest = tf.clip_by_value(images + eps, bounds[0], bounds[1])
@@ -168,7 +163,7 @@ def _climb(network, images, targets, eps, start, step_sizes, bounds, norm):
         direction, size, is_finite = gradient_direction(
             network, adversaries, targets, norm
         )
-        adversaries = project(adversaries + step_sizes[i] * direction)
+        adversaries = project(adversaries + step_sizes[i] * unit * direction)
         return i + 1, adversaries, sizes + size, are_finite & is_finite
 
     def has_steps_left(i, *_):

@@ -22,7 +22,7 @@ def square_attack(
     model: keras.Model | Scores,
     images: np.ndarray,
     labels: np.ndarray,
-    eps: float = 2 / 255.0,
+    eps: float | np.ndarray = 2 / 255.0,
     *,
     queries: int = 1000,
     clip: tuple[float, float] | None = None,
@@ -41,7 +41,8 @@ def square_attack(
         images: Images `(n, height, width, channels)`, `(n, length, channels)` or `(n,
             length)`, of any real dtype.
         labels: One-hot rows or class ids.
-        eps: Largest change of a value, in the units of the images.
+        eps: Largest change of a value, in the units of the images; or an array that
+            broadcasts to them, 0 where nothing may change.
         queries: How many changes are tried for an image; more find more. AutoAttack
             tries 5,000.
         clip: The valid range `(low, high)` of images and adversaries.

@@ -43,6 +43,11 @@ def array(name: str, values: np.ndarray, dtype: np.dtype | None = None) -> np.nd
     is_known = hasattr(values, "__array__") or isinstance(values, Sequence | Real)
     try:
         result = np.asarray(values) if is_known else None
+    except NotImplementedError:  # of TensorFlow
+        raise TypeError(
+            f"{name} must be an array, got a tensor inside a compiled function: draw "
+            "batches through in_step, or call the attack by tf.numpy_function"
+        ) from None
     except (TypeError, ValueError):  # a ragged list
         result = None
     if result is not None and result.dtype.name == "bfloat16":  # which NumPy lacks
@@ -50,7 +55,7 @@ def array(name: str, values: np.ndarray, dtype: np.dtype | None = None) -> np.nd
     if result is None or result.dtype.kind not in "biuf":
         got = shown(values) if result is None else f"an array of {result.dtype}"
         raise TypeError(f"{name} must be an array of real numbers, got {got}")
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):
         result = result.astype(dtype or result.dtype, copy=False)
     if not np.isfinite(result).all():
         raise ValueError(f"{name} must hold finite numbers, got NaN or infinity")
@@ -72,8 +77,15 @@ def attack_arguments(
         raise ValueError(f"{name} must be a batch, (n, height, width, ...), got {got}")
     if norm not in (np.inf, 2):
         raise ValueError(f"norm must be inf or 2, got {shown(norm)}")
-    eps = np.float32(number_in("eps", eps, low=0))
-    eps = np.broadcast_to(eps, (len(images), *[1] * (images.ndim - 1)))
+    eps = strength(eps)
+    if eps.ndim and norm == 2:
+        raise ValueError(f"eps must be a number for norm 2, got {shown(eps)}")
+    try:
+        shape = images.shape if eps.ndim else (len(images), *[1] * (images.ndim - 1))
+        eps = np.broadcast_to(eps, shape)
+    except ValueError:
+        got = f"a shape {eps.shape} for {images.shape}"
+        raise ValueError(f"eps must broadcast to the images, got {got}") from None
     if clip is None:
         return images, eps, np.float32([-np.inf, np.inf])
     bounds = array("clip", clip, np.float32)
@@ -87,6 +99,23 @@ def attack_arguments(
     if low < bounds[0] or high > bounds[1]:  # by rounding
         images = images.clip(*bounds)
     return images, eps, bounds
+
+
+def strength(eps: float | np.ndarray) -> np.ndarray:
+    """Return eps as a float32 array, of no dimension if it is a number; or raise."""
+    if not isinstance(eps, np.ndarray):
+        return np.asarray(number_in("eps", eps, low=0), np.float32)
+    eps = array("eps", eps, np.float32)
+    if eps.size == 0 or eps.min() < 0:
+        raise ValueError(f"eps must hold numbers from 0, got {shown(eps)}")
+    return eps
+
+
+def truth(name: str, value: bool) -> bool:
+    """Return `value` as a bool, or raise."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, got {shown(value)}")
+    return bool(value)
 
 
 def generator(rng: Seed | None) -> np.random.Generator:

@@ -4,6 +4,7 @@ import math
 import operator
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import keras
@@ -16,7 +17,7 @@ from pyimagesearch.core.warning import warn
 
 _CHUNK_VALUES = 512 * 28 * 28  # that go through a model at once: memory stays flat
 _MOST_FUNCTIONS = 32
-_EXAMPLES = 16  # images of the user's that tell probabilities from logits
+_EXAMPLES = 4  # images of the user's that tell probabilities from logits
 
 
 class Network(NamedTuple):
@@ -41,7 +42,8 @@ class Compiled(NamedTuple):
     def run(self, *arrays: np.ndarray, settings: tuple = ()) -> list[np.ndarray]:
         """Return the results for arrays of any length; all chunks get the settings."""
         count = len(arrays[0])
-        results = None
+        settings = [tf.constant(setting) for setting in settings]
+        results = []
         for chunk in chunks(arrays[0]):
             tensors = [tf.constant(array[chunk]) for array in arrays]
             try:
@@ -49,11 +51,10 @@ class Compiled(NamedTuple):
             except tf.errors.InvalidArgumentError as error:  # of the model's own checks
                 reason = "model does not take such images; clip= keeps them valid"
                 raise ValueError(checks.one_line(f"{reason}: {error}")) from error
-            if results is None:  # filled in place, or each would be there twice
-                results = [
-                    np.empty((count, *part.shape[1:]), part.dtype.as_numpy_dtype)
-                    for part in parts
-                ]
+            if not results:  # filled in place, or each would be there twice
+                for part in parts:
+                    shape = (count, *part.shape[1:])
+                    results.append(np.empty(shape, part.dtype.as_numpy_dtype))
             for whole, part in zip(results, parts, strict=True):
                 whole[chunk] = part
         return results
@@ -94,41 +95,29 @@ def compile_for(
     model: keras.Model,
     images: np.ndarray,
     loss: losses.Loss,
-    *specs: tf.TensorSpec,
+    *more: np.ndarray,
     **settings,
 ) -> Compiled:
-    """Compile `function(network, images, targets, *tensors, **settings)`.
+    """Compile `function(network, images, targets, *more, **settings)`.
 
-    It is compiled once for a model, a loss, a shape of images and the settings, and
-    again after the model has changed.
-
-    Args:
-        function: Written in TensorFlow; returns a list of tensors, a row an image.
-        model: A Keras model of one input and one output.
-        images: The user's images, which show what the model returns.
-        loss: A loss, its name, "cross_entropy" or "margin".
-        specs: Shapes and types of the tensors that come after the targets.
-        settings: What the function needs to know when it is traced.
-
-    Raises:
-        TypeError, ValueError: If the model or the loss is of a wrong kind, or does not
-            fit the images or the other.
+    The function is written in TensorFlow, and returns tensors with a row an image. It
+    is compiled once for a model, a loss, the shapes of the arrays but for their
+    lengths, and the settings; and again after the model has changed. It raises what is
+    wrong with the model or the loss.
     """
     check_model(model)
     loss = losses.get_loss(loss)
     cache = _caches.setdefault(model, _Cache())
     cache.follow(model)
-    image_shape = images.shape[1:]
-    key = (function, losses.loss_key(loss), image_shape, specs, *settings.items())
+    shapes = tuple(array.shape[1:] for array in (images, *more))
+    key = (function, losses.loss_key(loss), shapes, *settings.items())
     compiled = cache.functions.pop(key, None)
     if compiled is None:
-        _check_batch_axis(model, images)
-        shape = example_output(model, images[:1]).shape[1:]
+        output_shape = example_output(model, images, 1).shape[1:]
         cache.follow(model)  # its first call may have built it
-        network = _network(model, loss, images[:_EXAMPLES])
-        compiled = _compile(
-            function, network, loss, image_shape, shape, specs, settings
-        )
+        network = _network(model, loss, images)
+        traced = partial(function, network, **settings)
+        compiled = _compile(traced, loss, shapes, output_shape)
     cache.functions[key] = compiled
     while len(cache.functions) > _MOST_FUNCTIONS:
         cache.functions.pop(next(iter(cache.functions)))
@@ -137,17 +126,6 @@ def compile_for(
             "the function that attacks"
         )
     return compiled
-
-
-def row_spec(array: np.ndarray) -> tf.TensorSpec:
-    """Return the spec of float32 arrays like this one, with any number of rows."""
-    return tf.TensorSpec((None, *array.shape[1:]))
-
-
-def _check_batch_axis(model, images):
-    if getattr(model, "input_shape", None) == (None, *images.shape):
-        how = "a single image needs a batch axis, image[np.newaxis]"
-        raise ValueError(f"images must be (n, ...), got {images.shape}: {how}")
 
 
 def _network(model, loss, images):
@@ -160,7 +138,7 @@ def _network(model, loss, images):
 
     def example():
         with tf.init_scope():  # not in the function that is being traced
-            return example_output(reference(), images)
+            return example_output(reference(), images, _EXAMPLES)
 
     def find_logits(output, is_judged=True):
         return logits.find_logits(
@@ -175,22 +153,24 @@ def _network(model, loss, images):
     return Network(output, each_loss, find_logits)
 
 
-def _compile(function, network, loss, image_shape, output_shape, specs, settings):
-    targets = tf.TensorSpec((None, *output_shape))
-    as_targets = labels.as_rows
+def _compile(function, loss, shapes, output_shape):
+    image_spec, *specs = [tf.TensorSpec((None, *shape)) for shape in shapes]
     if losses.takes_class_ids(loss):
         targets = tf.TensorSpec((None, *output_shape[:-1]), tf.int64)
         is_ours = isinstance(loss, OnLogits)
         as_targets = labels.as_classes if is_ours else labels.as_class_ids
-    traced = tf.function(
-        lambda *tensors: function(network, *tensors, **settings),
-        input_signature=[tf.TensorSpec((None, *image_shape)), targets, *specs],
-        autograph=False,
-    )
+    else:
+        targets = tf.TensorSpec((None, *output_shape))
+        as_targets = labels.as_rows
+    signature = [image_spec, targets, *specs]
+    traced = tf.function(function, input_signature=signature, autograph=False)
     try:  # here and now: TensorFlow warns of functions that are traced at a call
         concrete = traced.get_concrete_function()
     except LookupError as error:
         reason = f"model has an operation without a gradient: {error}"
+        raise ValueError(checks.one_line(reason)) from error
+    except (AttributeError, NotImplementedError) as error:  # as of tensor.numpy()
+        reason = f"model or loss cannot be compiled by tf.function: {error}"
         raise ValueError(checks.one_line(reason)) from error
     return Compiled(concrete, output_shape, as_targets)
 
@@ -218,7 +198,7 @@ def _logits(network, images, targets):
 
 def chunks(images: np.ndarray) -> Iterator[slice]:
     """Yield slices of images to work through one by one, so that memory stays flat."""
-    rows = max(16, _CHUNK_VALUES // math.prod(images.shape[1:]))
+    rows = max(1, _CHUNK_VALUES // math.prod(images.shape[1:]))
     for start in range(0, len(images), rows):
         yield slice(start, start + rows)
 
@@ -231,27 +211,37 @@ def all_layers(model: keras.Model) -> Iterator[keras.Layer]:
 
 
 def check_model(model: keras.Model) -> None:
-    """Raise a TypeError unless `model` is a Keras model."""
+    """Raise unless `model` is a Keras model whose call is what it predicts with."""
     if not isinstance(model, keras.Model):
-        raise TypeError(f"model must be a Keras model, got {type(model).__name__}")
+        kind = f"{type(model).__module__}.{type(model).__name__}"
+        raise TypeError(f"model must be a Keras 3 model, got {kind}")
+    if getattr(model, "preprocessor", None) is not None:  # as tasks of KerasHub have
+        raise ValueError(
+            "model preprocesses images before its call: attack "
+            "keras.Model(model.input, model.output) on preprocessed images"
+        )
 
 
-def example_output(model: keras.Model, images: np.ndarray) -> np.ndarray:
-    """Return the model's one output for some images, or raise."""
+def example_output(model: keras.Model, images: np.ndarray, count: int) -> np.ndarray:
+    """Return the model's one output for some of the images, or raise."""
     check_model(model)
-    given = images.shape
     takes = getattr(model, "input_shape", None)
-    is_known = isinstance(takes, tuple) and len(takes) == len(given)
-    if is_known and not tf.TensorShape(takes[1:]).is_compatible_with(given[1:]):
-        shapes = f"{given[1:]}, as dims or images are, but takes {takes[1:]}"
+    if takes == (None, *images.shape):
+        how = "a single image needs a batch axis, image[np.newaxis]"
+        raise ValueError(f"images must be (n, ...), got {images.shape}: {how}")
+    given = images.shape[1:]
+    is_known = isinstance(takes, tuple) and len(takes) == images.ndim
+    if is_known and not tf.TensorShape(takes[1:]).is_compatible_with(given):
+        shapes = f"{given}, as dims or images are, but takes {takes[1:]}"
         raise ValueError(f"model must take images of shape {shapes}")
+    few = tf.constant(images[:count], tf.float32)
     try:
-        output = model(tf.constant(images, tf.float32), training=False)
+        output = model(few, training=False)
     except Exception as error:  # the user's own code may run in there
-        reason = f"model must take images of shape {given[1:]}: {error}"
+        reason = f"model must take images of shape {given}: {error}"
         raise ValueError(checks.one_line(reason)) from error
     outputs = keras.tree.flatten(output)
-    if len(outputs) != 1 or outputs[0].shape[:1] != (len(images),):
+    if len(outputs) != 1 or outputs[0].shape[:1] != few.shape[:1]:
         shapes = [tuple(output.shape) for output in outputs]
         raise ValueError(f"model must have one output, a row an image, got {shapes}")
     return keras.ops.convert_to_numpy(outputs[0]).astype(np.float32)

@@ -20,7 +20,8 @@ def warn_of_gradients(sizes: np.ndarray) -> None:
         warn(
             "the gradient of the loss is zero for 1% of the images or more, which stay "
             "as they are. Of a classifier loss='cross_entropy' moves those that it is "
-            "sure of, and square_attack needs no gradient; or try another loss="
+            "sure of, and square_attack needs no gradient; or try another loss=. "
+            "A cast to integers, as by Input(dtype='uint8'), stops gradients"
         )
 
 

@@ -93,7 +93,10 @@ class _InStep(tf.data.Dataset):
         # tf.data's inside the compiled step, where whatever needs no batch, such as
         # weight decay, may overtake the reading.
         caller = sys._getframe(1)
-        is_keras = caller.f_globals.get("__name__", "").startswith("keras.")
+        name = caller.f_globals.get("__name__", "")
+        if name.startswith("tf_keras."):
+            raise TypeError("in_step is for Keras 3, got a model of tf_keras")
+        is_keras = name.startswith("keras.")
         if is_keras and self._is_generator:
             epochs = caller.f_locals.get("self")
             if getattr(epochs, "steps_per_epoch", 0) is None:
@@ -120,7 +123,7 @@ class _InStep(tf.data.Dataset):
         """Return how many batches an epoch has, or what TensorFlow has for unknown."""
         try:
             count = len(self._batches)
-        except TypeError:
+        except (TypeError, NotImplementedError):
             count = tf.data.UNKNOWN_CARDINALITY
         return tf.constant(count, tf.int64)
 

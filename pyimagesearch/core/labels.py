@@ -12,17 +12,11 @@ from pyimagesearch.core import checks
 def check_labels(
     name: str, labels: np.ndarray, count: int, shape: tuple[int, ...]
 ) -> tuple[np.ndarray, bool]:
-    """Return labels as an array of rows or of class ids, and whether they are ids.
+    """Return labels as rows or class ids, and whether they are ids; or raise.
 
-    Args:
-        name: The argument's name, for errors.
-        labels: Rows `(count, *shape)`, or class ids `(count, *shape[:-1])`, perhaps
-            with a last axis of 1. For a single image the first axis may be missing.
-        count: Number of images.
-        shape: Shape of the model's output for an image.
-
-    Raises:
-        TypeError, ValueError: If they are no numbers or do not fit the output.
+    Rows are `(count, *shape)`, where `shape` is that of the model's output for an
+    image; class ids `(count, *shape[:-1])`, perhaps with a last axis of 1. For a single
+    image the first axis may be missing.
     """
     labels = checks.array(name, labels)
     if count == 1 and labels.shape in (shape, shape[:-1]):
@@ -30,8 +24,7 @@ def check_labels(
     rows_shape = (count, *shape)
     ids_shape = (count, *shape[:-1])
     has_ids_shape = labels.shape in (ids_shape, (*ids_shape, 1))
-    # Of one output a class id, 0 or 1, is a row.
-    is_one_output = shape in ((), (1,)) or shape[-1:] == (1,)
+    is_one_output = shape[-1:] in ((), (1,))  # whose class ids, 0 and 1, are rows
     if labels.shape == rows_shape or (has_ids_shape and is_one_output):
         return labels.reshape(rows_shape), False
     if not has_ids_shape:

@@ -36,16 +36,9 @@ def find_logits(
 ) -> tf.Tensor:
     """Return float32 logits `(n, classes)`, in a function that is being traced.
 
-    Args:
-        output: The model's output `(n, classes)`, or `(n, 1)` for two classes.
-        from_logits: What the user says of it, or None.
-        compiled_from_logits: What the loss says that the model was compiled with.
-        example: Returns the output for some of the user's images.
-        is_judged: Whether classes are read off the logits. If only their gradient's
-            direction counts, a single score may be either.
-
-    Raises:
-        ValueError: If it is a single score, and nothing tells which.
+    The output is `(n, classes)`, or `(n, 1)` for two classes; `example` returns it for
+    some of the user's images. If classes are not judged, but only the direction of
+    gradients counts, a single score may be either.
     """
     found = None if from_logits else _behind_last_operation(output)
     is_single = output.shape[-1] == 1

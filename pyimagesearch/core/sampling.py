@@ -52,7 +52,7 @@ def make_sampler(
     """
     total = checks.positive_integer("total", total)
     dims = _check_dims(dims)
-    checks.number_in("eps", eps, low=0)
+    checks.strength(eps)
     if not callable(attack):
         raise TypeError(f"attack must be a function, got {checks.shown(attack)}")
     images = rows_of("images", images)
@@ -69,7 +69,7 @@ def make_sampler(
         raise ValueError(f"total must be smaller, {limit}, got {total} (split {split})")
     labels = checks.array("labels", labels)
     first = checks.array("images", images[np.arange(1)], np.float32)
-    output = example_output(model, first.reshape(1, *dims))
+    output = example_output(model, first.reshape(1, *dims), 1)
     check_labels("labels", labels, shape[0], output.shape[1:])
     if labels.shape[:1] != shape[:1]:  # of a single image, without its axis
         labels = labels[np.newaxis]

@@ -1,5 +1,6 @@
 """Images and labels by name or from a file."""
 
+import contextlib
 import os
 import socket
 import warnings
@@ -127,7 +128,9 @@ def _load_npz(path):
 def _load_from_keras(name):
     import keras
 
-    home = Path(os.environ.get("KERAS_HOME") or Path("~/.keras").expanduser())
+    home = Path(os.environ.get("KERAS_HOME") or "~/.keras")
+    with contextlib.suppress(RuntimeError):  # a user without a home
+        home = home.expanduser()
     cached = sorted(home.glob(f"datasets/{_FROM_KERAS[name]}*"))
     usual_timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_PATIENCE)

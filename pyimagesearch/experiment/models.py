@@ -15,7 +15,6 @@ def load_model(path: str, data: Split, to_train: bool = True) -> keras.Model:
 
     To train it further, it must return probabilities, not logits.
     """
-    images = data[0][:64]
     classes = data[1].shape[1]
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
@@ -23,7 +22,7 @@ def load_model(path: str, data: Split, to_train: bool = True) -> keras.Model:
         *_, reason = str(error).split("Exception encountered: ")  # Keras's root cause
         fail(f"{path} cannot be loaded in safe mode: {one_line(reason)}")
     try:
-        output = example_output(model, images)
+        output = example_output(model, data[0], 64)
     except (TypeError, ValueError) as error:
         fail(f"{path}: {one_line(error)}")
     shape = output.shape[1:]

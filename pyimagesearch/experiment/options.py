@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import math
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,58 +12,37 @@ from pyimagesearch.core.checks import is_live
 from pyimagesearch.experiment.console import fail
 from pyimagesearch.experiment.data import NAMES
 
+TRAINED = "trained.keras"
+DEFENDED = "defended.keras"
+
 
 def parse_options(description: str) -> argparse.Namespace:
-    """Parse the options of the first tutorial's script.
-
-    The description is the script's docstring, for `--help`.
-    """
+    """Parse the first script's options; the description is for `--help`."""
     parser = _script_parser(description)
-    parser.add_argument(
-        "--honest",
-        action="store_true",
-        help="fine-tune on adversaries of training images, not of the test images",
-    )
-    return _parse(parser)
+    what = "fine-tune on adversaries of training images, not of the test images"
+    parser.add_argument("--honest", action="store_true", help=what)
+    return parse_training(parser)
 
 
 def parse_mixed_options(description: str) -> argparse.Namespace:
-    """Parse the options of the second tutorial's script."""
+    """Parse the second script's options."""
     parser = _script_parser(description)
-    parser.add_argument(
-        "--split",
-        type=number(float, 0, 1),
-        default=0.5,
-        help="share of normal images in a batch (default: %(default)s)",
-    )
-    return _parse(parser)
+    what = "share of normal images in a batch (default: %(default)s)"
+    parser.add_argument("--split", type=number(float, 0, 1), default=0.5, help=what)
+    return parse_training(parser)
 
 
 def _script_parser(description):
+    count = number(int, 1)
     parser = make_parser(description)
-    add_training_options(parser)
-    parser.add_argument(
-        "--epochs",
-        type=number(int, 1),
-        help="epochs of training (default: 20; digits: 40)",
-    )
-    parser.add_argument(
-        "--fine-tune-epochs",
-        type=number(int, 1),
-        help="epochs of fine-tuning (default: 10; digits: 30)",
-    )
-    parser.add_argument(
-        "--batch-size",
-        type=number(int, 1),
-        default=64,
-        help="images in a batch (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--model",
-        type=model_file,
-        metavar="FILE",
-        help="start from this trained .keras network",
-    )
+    what = "epochs of training (default: 20; digits: 40)"
+    parser.add_argument("--epochs", type=count, help=what)
+    what = "epochs of fine-tuning (default: 10; digits: 30)"
+    parser.add_argument("--fine-tune-epochs", type=count, help=what)
+    what = "images in a batch (default: %(default)s)"
+    parser.add_argument("--batch-size", type=count, default=64, help=what)
+    what = "start from this trained .keras network"
+    parser.add_argument("--model", type=model_file, metavar="FILE", help=what)
     return parser
 
 
@@ -70,78 +50,38 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     """Return a parser of the options that every command takes."""
     parser = argparse.ArgumentParser(description=description)
     parser.error = fail  # one line, without the usage
-    parser.add_argument(
-        "--data",
-        type=data,
-        help=f"{', '.join(NAMES)}, or an .npz file (default: mnist, or digits)",
-    )
-    parser.add_argument(
-        "--seed",
-        type=number(int, 0, 2**32 - 1),
-        default=0,
-        help="seed of all randomness (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--output",
-        type=output_folder,
-        metavar="DIR",
-        help="folder for results and pictures (default: none are written)",
-    )
-    parser.add_argument(
-        "--force", action="store_true", help="replace another run in --output"
-    )
+    what = f"{', '.join(NAMES)}, or an .npz file (default: mnist, or digits)"
+    parser.add_argument("--data", type=data, help=what)
+    seed = number(int, 0, 2**32 - 1)
+    what = "seed of all randomness (default: %(default)s)"
+    parser.add_argument("--seed", type=seed, default=0, help=what)
+    what = "folder for results and pictures (default: none are written)"
+    parser.add_argument("--output", type=output_folder, metavar="DIR", help=what)
+    what = "replace another run in --output"
+    parser.add_argument("--force", action="store_true", help=what)
     return parser
 
 
-def add_training_options(parser: argparse.ArgumentParser) -> None:
-    """Add what every command takes that trains on images from 0 to 1."""
-    parser.add_argument(
-        "--eps",
-        type=number(float, 0, 1),
-        default=0.1,
-        help="strength of the attack, pixels 0 to 1 (default: %(default)s)",
-    )
+def parse_training(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Add the options of every training on images from 0 to 1, and parse them all."""
+    what = "strength of the attack, pixels 0 to 1 (default: %(default)s)"
+    parser.add_argument("--eps", type=number(float, 0, 1), default=0.1, help=what)
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
-
-
-def _parse(parser):
     options = parser.parse_args()
-    finish_training_options(options)
-    return options
-
-
-def finish_training_options(options: argparse.Namespace) -> None:
-    """Choose how `fit` shows its progress, and make the output folder."""
     # Bars on a terminal and in a notebook, or else a line an epoch.
     options.verbose = 1 if is_live() else 2
     if options.quiet:
         options.verbose = 0
     if options.output:
-        make_folder(options.output)
-        networks = [
-            options.output / name for name in ("trained.keras", "defended.keras")
-        ]
-        replaced = [path.resolve() for path in networks]
+        replaced = [(options.output / name).resolve() for name in (TRAINED, DEFENDED)]
         if options.model and Path(options.model).resolve() in replaced:
             fail(f"--model must not be replaced by --output, got {options.model!r}")
-
-
-def make_folder(folder: Path) -> None:
-    """Make an output folder, or fail if nothing can be written to it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".partial-probe"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        fail(f"--output {folder} must be a folder to write to: {error}")
+    return options
 
 
 def number(kind: type, low: float, high: float = math.inf) -> Callable:
     """Return a type of option: a number of a kind in a range."""
-    wanted = f"from {low:,} to {high:,}"
-    if high == math.inf:
-        wanted = f"at least {low:,}"
+    wanted = f"at least {low:,}" if high == math.inf else f"from {low:,} to {high:,}"
 
     def parse(text):
         value = kind(text)
@@ -160,8 +100,12 @@ def data(text: str) -> str:
 
 
 def output_folder(text: str) -> Path:
-    """Return the value of an option that is a folder."""
+    """Return the value of an option that is a folder, which is made."""
     require(text, "a folder", text)
+    with contextlib.suppress(OSError):
+        Path(text).mkdir(parents=True, exist_ok=True)
+    is_writable = Path(text).is_dir() and os.access(text, os.W_OK)
+    require(is_writable, "a folder to write to", text)
     return Path(text)
 
 

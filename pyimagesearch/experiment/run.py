@@ -15,13 +15,12 @@ from pyimagesearch.experiment.console import fail
 from pyimagesearch.experiment.data import Data, Split
 from pyimagesearch.experiment.defence import check_defence
 from pyimagesearch.experiment.models import seed_random_layers
+from pyimagesearch.experiment.options import DEFENDED, TRAINED
 from pyimagesearch.experiment.pictures import save_pictures
 from pyimagesearch.experiment.published import compare_with_published
 
-TRAINED = "trained.keras"
-DEFENDED = "defended.keras"
-HISTORY = "history.csv"
-RESULTS = "results.json"
+_HISTORY = "history.csv"
+_RESULTS = "results.json"
 _PICTURES = "accuracy.png"
 
 # Options that make no difference to a run's figures, or count by what they lead to.
@@ -58,15 +57,15 @@ class Run:
     def _open_folder(self):
         folder = self.options.output
         own_network = folder / TRAINED
-        if _read_command(folder / RESULTS) == self._command:
+        if _read_command(folder / _RESULTS) == self._command:
             if own_network.exists():
                 self._goes_on = True
                 self.trained_network = str(own_network)
-                training = files.read_table(folder / HISTORY)
+                training = files.read_table(folder / _HISTORY)
                 self.history = [row for row in training if row["phase"] == "training"]
                 print(f"[INFO] going on from {own_network}")
             return
-        for name in (RESULTS, TRAINED, DEFENDED, HISTORY, _PICTURES):
+        for name in (_RESULTS, TRAINED, DEFENDED, _HISTORY, _PICTURES):
             if (folder / name).exists() and not self.options.force:
                 holds = f"{folder} holds another run's {name}"
                 how = "give its command, another folder, or --force to replace it"
@@ -81,13 +80,11 @@ class Run:
         folder = self.options.output
         if folder is None or self._goes_on:
             return
-        for name in (
-            TRAINED,
-            DEFENDED,
-        ):  # another run's, before it would seem this one's
-            (folder / name).unlink(missing_ok=True)
-        files.write_json(folder / RESULTS, self._command)
-        files.write_table(folder / HISTORY, self.history)
+        # Another run's networks go before they could seem to be this one's.
+        (folder / TRAINED).unlink(missing_ok=True)
+        (folder / DEFENDED).unlink(missing_ok=True)
+        files.write_json(folder / _RESULTS, self._command)
+        files.write_table(folder / _HISTORY, self.history)
         self._save(model, TRAINED)
 
     def _save(self, model, name):
@@ -112,13 +109,13 @@ class Run:
         if folder is None:
             return
         self._save(model, DEFENDED)
-        files.write_table(folder / HISTORY, self.history)
+        files.write_table(folder / _HISTORY, self.history)
         seconds = {"run": time.perf_counter() - self._started}
         for row in self.history:
             phase = row["phase"]
             seconds[phase] = seconds.get(phase, 0) + float(row["seconds"])
         results = {"seconds": seconds, "figures": self.figures, "published": published}
-        files.write_json(folder / RESULTS, self._command | results)
+        files.write_json(folder / _RESULTS, self._command | results)
         trained = keras.saving.load_model(folder / TRAINED, compile=False)
         models = {"trained": trained, "defended": model}
         save_pictures(folder, models, test, self.options.eps)

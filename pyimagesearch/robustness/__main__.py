@@ -22,38 +22,20 @@ def parse_options(description: str) -> Namespace:
     """Parse the command line, before TensorFlow is loaded."""
     parser = shared.make_parser(description.splitlines()[0])
     parser.usage = "python -m pyimagesearch.robustness MODEL.keras [...] [option ...]"
+    what = "saved models, before all options"
     parser.add_argument(
-        "models",
-        nargs="+",
-        type=shared.model_file,
-        metavar="MODEL.keras",
-        help="saved models, before all options",
+        "models", nargs="+", type=shared.model_file, metavar="MODEL.keras", help=what
     )
-    parser.add_argument(
-        "--eps",
-        nargs="+",
-        type=strength,
-        help="strengths, in units of the range (default: a tenth of it)",
-    )
-    parser.add_argument(
-        "--images",
-        type=shared.number(int, 1),
-        default=1000,
-        help="how many test images, from the first on (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--queries",
-        type=shared.number(int, 1),
-        default=2000,
-        help="queries of the Square attack (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--range",
-        nargs=2,
-        type=shared.number(float, -1e9, 1e9),
-        default=[0.0, 1.0],
-        help="pixel range that the models expect, LOW HIGH (default: 0 1)",
-    )
+    what = "strengths, in units of the range (default: a tenth of it)"
+    parser.add_argument("--eps", nargs="+", type=strength, help=what)
+    count = shared.number(int, 1)
+    what = "how many test images, from the first on (default: %(default)s)"
+    parser.add_argument("--images", type=count, default=1000, help=what)
+    what = "queries of the Square attack (default: %(default)s)"
+    parser.add_argument("--queries", type=count, default=2000, help=what)
+    bound = shared.number(float, -1e9, 1e9)
+    what = "pixel range that the models expect, LOW HIGH (default: 0 1)"
+    parser.add_argument("--range", nargs=2, type=bound, default=[0.0, 1.0], help=what)
     options = parser.parse_args()
     low, high = options.range
     if not low < high:
@@ -63,11 +45,10 @@ def parse_options(description: str) -> Namespace:
     if largest > high - low:
         fail(f"--eps must be from 0 to the range's {high - low:g}, got {largest:g}")
     options.models = name_models(options.models)
-    if options.output:
-        shared.make_folder(options.output)
-        if (options.output / _RESULTS).exists() and not options.force:
-            how = "give another folder, or --force to replace it"
-            fail(f"--output: {options.output} holds an earlier {_RESULTS}; {how}")
+    earlier = options.output and (options.output / _RESULTS).exists()
+    if earlier and not options.force:
+        how = "give another folder, or --force to replace it"
+        fail(f"--output: {options.output} holds an earlier {_RESULTS}; {how}")
     return options
 
 

@@ -16,24 +16,14 @@ _TARGETS = 5
 
 @dataclass
 class Suite:
-    """The attacks on a model.
-
-    Attributes:
-        model: The attacked classifier.
-        predict: Returns its logits for images.
-        clip: The valid range of a value.
-        from_logits: Whether the model returns logits, or None.
-        steps: Steps of PGD.
-        queries: Queries of the Square attack.
-        rng: Generator of all that is random.
-    """
+    """The attacks on a classifier."""
 
     model: keras.Model
-    predict: Callable[[np.ndarray], np.ndarray]
-    clip: tuple[float, float]
-    from_logits: bool | None
-    steps: int
-    queries: int
+    predict: Callable[[np.ndarray], np.ndarray]  # returns its logits for images
+    clip: tuple[float, float]  # the valid range of a value
+    from_logits: bool | None  # whether the model returns logits
+    steps: int  # of PGD
+    queries: int  # of Square
     rng: np.random.Generator
 
     def attacks(self) -> dict[str, Callable]:
@@ -60,50 +50,43 @@ class Suite:
 
     def fgsm(self, images, ids, eps):
         """Take one step."""
-        loss = OnLogits("cross_entropy", self.from_logits)
+        loss = self._loss("cross_entropy")
         return generate_image_adversary(
             self.model, images, ids, eps, loss=loss, clip=self.clip
         )
 
     def bim(self, images, ids, eps):
         """Take ten equal steps from the image itself."""
-        return attacks.projected_gradient_descent(
-            self.model,
-            images,
-            ids,
-            eps,
-            steps=10,
-            step_size=eps / 10,
-            random_start=False,
-            loss=OnLogits("cross_entropy", self.from_logits),
-            clip=self.clip,
-        )
+        sizes = np.full(10, eps / 10)
+        return self._climb(images, ids, eps, sizes, random_start=False)
 
     def pgd(self, images, ids, eps):
         """Climb cross-entropy from random starts."""
-        return self._many_steps(images, ids, eps, "cross_entropy", _RESTARTS)
+        sizes = attacks.shrinking_steps(eps, self.steps)
+        return self._climb(images, ids, eps, sizes, restarts=_RESTARTS)
 
     def pgd_margin(self, images, ids, eps):
-        """Climb the margin."""
-        return self._many_steps(images, ids, eps, "margin", _RESTARTS)
+        """Climb the margin from random starts."""
+        sizes = attacks.shrinking_steps(eps, self.steps)
+        return self._climb(images, ids, eps, sizes, "margin", restarts=_RESTARTS)
 
     def pgd_longer(self, images, ids, eps):
         """Climb cross-entropy by three times the steps."""
-        return self._many_steps(
-            images, ids, eps, "cross_entropy", _RESTARTS, steps=3 * self.steps
-        )
+        sizes = attacks.shrinking_steps(eps, 3 * self.steps)
+        return self._climb(images, ids, eps, sizes, restarts=_RESTARTS)
 
     def pgd_targeted(self, images, ids, eps):
         """Go for the likeliest wrong classes, one after the other."""
         logits = self.predict(images)
         logits[np.arange(len(ids)), ids] = -np.inf
         likeliest = np.argsort(-logits, axis=1)[:, :-1]  # the last is the true class
+        sizes = attacks.shrinking_steps(eps, self.steps)
         adversaries = images.copy()
         left = np.arange(len(images))
         for goals in likeliest.T[:_TARGETS]:
             if left.size > 0:
-                adversaries[left] = self._many_steps(
-                    images[left], goals[left], eps, "margin", targeted=True
+                adversaries[left] = self._climb(
+                    images[left], goals[left], eps, sizes, "margin", targeted=True
                 )
                 answers = self.predict(adversaries[left]).argmax(axis=1)
                 left = left[answers == ids[left]]
@@ -122,20 +105,19 @@ class Suite:
             rng=self.rng,
         )
 
-    def _many_steps(
-        self, images, ids, eps, loss, restarts=1, *, steps=None, targeted=False
-    ):
-        steps = steps or self.steps
+    def _loss(self, name):
+        return OnLogits(name, self.from_logits)
+
+    def _climb(self, images, ids, eps, sizes, loss="cross_entropy", **settings):
         return attacks.projected_gradient_descent(
             self.model,
             images,
             ids,
             eps,
-            steps=steps,
-            step_size=attacks.shrinking_steps(eps, steps),
-            restarts=restarts,
-            loss=OnLogits(loss, self.from_logits),
+            steps=len(sizes),
+            step_size=sizes,
+            loss=self._loss(loss),
             clip=self.clip,
-            targeted=targeted,
             rng=self.rng,
+            **settings,
         )

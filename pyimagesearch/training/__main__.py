@@ -15,21 +15,13 @@ def parse_options(description: str) -> Namespace:
     """Parse the command line, before TensorFlow is loaded."""
     parser = shared.make_parser(description.splitlines()[0])
     parser.usage = "python -m pyimagesearch.training MODEL.keras [option ...]"
+    what = "a saved network, trained on such images"
     parser.add_argument(
-        "model",
-        type=shared.model_file,
-        metavar="MODEL.keras",
-        help="a saved network, trained on such images",
+        "model", type=shared.model_file, metavar="MODEL.keras", help=what
     )
-    shared.add_training_options(parser)
-    parser.add_argument(
-        "--epochs",
-        type=shared.number(int, 1),
-        help="epochs of fine-tuning (default: 10; digits: 30)",
-    )
-    options = parser.parse_args()
-    shared.finish_training_options(options)
-    return options
+    what = "epochs of fine-tuning (default: 10; digits: 30)"
+    parser.add_argument("--epochs", type=shared.number(int, 1), help=what)
+    return shared.parse_training(parser)
 
 
 def main(options: Namespace) -> None:
@@ -55,10 +47,10 @@ def main(options: Namespace) -> None:
     epochs = options.epochs or data.fine_tune_epochs
     steps = epochs * steps_per_epoch
 
+    run.save_trained(model)
     model.compile("adam", "categorical_crossentropy", metrics=["accuracy"])
     loss, accuracy = model.evaluate(*data.test, verbose=0)
     run.show("normal testing images", loss, accuracy)
-    run.save_trained(model)
     test_batches = generate_adversarial_batch(
         model, total, *data.test, dims, eps=options.eps, rng=options.seed
     )

@@ -8,7 +8,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from pyimagesearch.attacks import projected_gradient_descent
 from pyimagesearch.core import checks
-from pyimagesearch.core.compiled import all_layers, check_model, compile_logits
+from pyimagesearch.core.compiled import all_layers, compile_logits
 from pyimagesearch.core.labels import as_classes
 from pyimagesearch.core.sampling import Attack, rows_of
 from pyimagesearch.core.warning import warn
@@ -92,7 +92,6 @@ def robust_optimizer(model: keras.Model, steps: int) -> keras.optimizers.Optimiz
         model: The model, which is changed.
         steps: Batches in all epochs together.
     """
-    check_model(model)
     steps = checks.positive_integer("steps", steps)
     for layer in all_layers(model):
         if isinstance(layer, _DROPOUT):
