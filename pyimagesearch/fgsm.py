@@ -5,6 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from pyimagesearch.core import checks
+from pyimagesearch.core.chords import chord_gradient
 from pyimagesearch.core.compiled import Network, compile_for
 from pyimagesearch.core.gradients import check_outputs, warn_of_gradients
 from pyimagesearch.core.losses import Loss
@@ -78,20 +79,29 @@ def _one_step(network, images, targets, step, norm):
 
 
 def gradient_direction(
-    network: Network, images: tf.Tensor, targets: tf.Tensor, norm: float
+    network: Network,
+    images: tf.Tensor,
+    targets: tf.Tensor,
+    norm: float,
+    slopes: list[tf.Tensor] | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Find where a network's loss grows fastest, in a function that is compiled.
+
+    If slopes are given, they take the place of the first ReLUs' own.
 
     Returns:
         Directions whose norm, infinity or 2, is 1; for each image the sum of its
         gradient's absolute values, which is zero or NaN where the direction is of no
         use; and whether the model's output is finite.
     """
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(images)
-        output = network.output(images)
-        loss = tf.reduce_sum(network.losses(targets, output))
-    gradient = tape.gradient(loss, images, unconnected_gradients="zero")
+    if slopes:
+        gradient, output = chord_gradient(network, images, targets, slopes)
+    else:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(images)
+            output = network.output(images)
+            loss = tf.reduce_sum(network.losses(targets, output))
+        gradient = tape.gradient(loss, images, unconnected_gradients="zero")
     axes = range(1, len(images.shape))
     size = tf.reduce_sum(tf.abs(gradient), axes)
     is_finite = tf.reduce_all(tf.math.is_finite(output), range(1, len(output.shape)))

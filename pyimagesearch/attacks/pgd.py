@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from pyimagesearch.core import checks
+from pyimagesearch.core.chords import chord_slopes
 from pyimagesearch.core.compiled import compile_for
 from pyimagesearch.core.gradients import check_outputs, warn_of_gradients
 from pyimagesearch.core.labels import find_classes
@@ -28,6 +29,7 @@ def projected_gradient_descent(
     clip: tuple[float, float] | None = None,
     targeted: bool = False,
     norm: float = np.inf,
+    chords: bool = False,
     rng: checks.Seed | None = None,
 ) -> np.ndarray:
     """Attack a batch by steps along the gradient that never leave the eps-ball.
@@ -57,6 +59,10 @@ def projected_gradient_descent(
         targeted: Descend the loss towards `labels` instead of climbing away from them;
             then a model is fooled if it answers with the label.
         norm: `np.inf` or 2, the norm of the eps-ball and of the steps.
+        chords: Whether gradients see through the model's first ReLUs (`core.chords`),
+            behind which robust training hides. It needs ReLUs that are operations of
+            their own (`activation="relu"`, `Activation("relu")`, `ReLU()`), in models
+            of any kind; where there are none, it changes nothing.
         rng: Seed or NumPy generator of the starts; by default a seed drawn from NumPy's
             global state. A seed, unlike a generator, repeats its starts in each call.
 
@@ -75,12 +81,13 @@ def projected_gradient_descent(
         wanted = f"a number from 0, or an array of {steps} of them"
         raise ValueError(f"step_size must be {wanted}, got {checks.shown(step_size)}")
     is_targeted = checks.truth("targeted", targeted)
+    chords = checks.truth("chords", chords)
     step_sizes = np.broadcast_to(-step_sizes if is_targeted else step_sizes, steps)
     if checks.positive_integer("restarts", restarts) > 1 and not random_start:
         raise ValueError(f"restarts must be 1 without a random start, got {restarts}")
     rng = checks.generator(rng)
     more = (eps, unit, images, step_sizes, bounds)
-    climb = compile_for(_climb, model, images, loss, *more, norm=norm)
+    climb = compile_for(_climb, model, images, loss, *more, norm=norm, chords=chords)
     targets = climb.match_labels("labels", labels, len(images))
 
     def attack(rows):
@@ -146,10 +153,14 @@ def _random_changes(rng, shape, eps, norm):
     return eps * radii * directions / lengths
 
 
-def _climb(network, images, targets, eps, unit, start, step_sizes, bounds, norm):
+def _climb(
+    network, images, targets, eps, unit, start, step_sizes, bounds, norm, chords
+):
     axes = range(1, len(images.shape))
     lowest = tf.clip_by_value(images - eps, bounds[0], bounds[1])
     highest = tf.clip_by_value(images + eps, bounds[0], bounds[1])
+
+    slopes = chord_slopes(network, lowest, highest) if chords else None
 
     def project(adversaries):
         if norm == 2:
@@ -161,7 +172,7 @@ def _climb(network, images, targets, eps, unit, start, step_sizes, bounds, norm)
 
     def step(i, adversaries, sizes, are_finite):
         direction, size, is_finite = gradient_direction(
-            network, adversaries, targets, norm
+            network, adversaries, targets, norm, slopes
         )
         adversaries = project(adversaries + step_sizes[i] * unit * direction)
         return i + 1, adversaries, sizes + size, are_finite & is_finite

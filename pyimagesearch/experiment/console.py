@@ -2,8 +2,8 @@
 
 import io
 import os
+import subprocess
 import sys
-import tempfile
 import warnings
 from argparse import Namespace
 from collections.abc import Callable
@@ -11,6 +11,14 @@ from pathlib import Path
 from typing import NoReturn
 
 from pyimagesearch.core.checks import one_line
+
+_LAST_BYTE = b"\0"
+_REPEAT = """
+import sys
+said = sys.stdin.buffer.read()
+if not said.endswith(b"\\0"):
+    sys.stderr.buffer.write(said)
+"""
 
 
 def fail(message: str) -> NoReturn:
@@ -61,24 +69,27 @@ def run_script(
 
 
 def _import_tensorflow():
-    """Import TensorFlow without its start-up lines, or show them if that fails.
+    """Import TensorFlow without its start-up lines, unless that fails.
 
     They come from C++, some before it reads any setting, so stderr's file descriptor
-    points elsewhere meanwhile. Set TF_CPP_MIN_LOG_LEVEL to see them.
+    leads to another process meanwhile. It says them if the last byte does not come,
+    also where TensorFlow aborts. Set TF_CPP_MIN_LOG_LEVEL to see them always.
     """
     is_shown = "TF_CPP_MIN_LOG_LEVEL" in os.environ
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    stderr = os.dup(2)
-    with tempfile.TemporaryFile() as chatter:
-        os.dup2(stderr if is_shown else chatter.fileno(), 2)
+    command = [sys.executable, "-S", "-c", _REPEAT]
+    # In a session of its own, Ctrl-C does not reach it.
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, start_new_session=True
+    ) as repeater:
+        stderr = os.dup(2)
+        if not is_shown:
+            os.dup2(repeater.stdin.fileno(), 2)
         try:
             import tensorflow
 
             tensorflow.config.list_physical_devices()  # CUDA has something to say, too
-        except BaseException:
-            chatter.seek(0)
-            os.write(stderr, chatter.read())
-            raise
+            os.write(repeater.stdin.fileno(), _LAST_BYTE)
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)

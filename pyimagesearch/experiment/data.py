@@ -56,6 +56,62 @@ def load_data(chosen: str | None) -> Data:
     return data
 
 
+def load_test(chosen: str | None, model, rows: slice) -> tuple[str, Split]:
+    """Load test images for a model's report, or end the script with a line.
+
+    Args:
+        chosen: As for `load_data`; or an `.npz` file that holds `x_test` and `y_test`
+            alone; or a folder with a folder of pictures for each class, which are
+            scaled to what the model takes, and come in a random order that never
+            changes.
+        model: A Keras classifier of known input and output.
+        rows: The images that are asked for.
+
+    Returns:
+        The name of the data, and images in [0, 1] with one-hot labels.
+    """
+    classes = max(2, model.output_shape[-1])
+    if chosen is None or chosen in NAMES:
+        data = load_data(chosen)
+        images, labels = data.test
+        return data.name, (images[rows], labels[rows])
+    try:
+        if Path(chosen).is_dir():
+            images, labels = _load_folder(chosen, model.input_shape, rows)
+        else:
+            images, labels = _load_npz(chosen, ("x_test", "y_test"))
+            labels = _class_ids("y_test", labels, len(images))[rows]
+            images = _images("x_test", images)[rows]
+            if len(images) == 0:
+                raise ValueError(f"{chosen} must hold image {rows.start}")
+        if labels.max() >= classes:
+            wanted = f"class ids 0 to {classes - 1}, as the model has"
+            raise ValueError(f"{chosen} must hold {wanted}, got {labels.max()}")
+    except ValueError as error:
+        fail(f"--data: {one_line(error)}")
+    return chosen, (images, np.eye(classes, dtype=np.float32)[labels])
+
+
+def _load_folder(folder, input_shape, rows):
+    import keras
+
+    colours = {1: "grayscale", 3: "rgb", 4: "rgba"}
+    if len(input_shape) != 4 or None in input_shape[1:]:
+        wanted = "a model of images of a known size"
+        raise ValueError(f"a folder of pictures needs {wanted}, got {input_shape}")
+    _, height, width, channels = input_shape
+    dataset = keras.utils.image_dataset_from_directory(
+        folder,
+        color_mode=colours[channels],
+        image_size=(height, width),
+        batch_size=None,
+        seed=0,
+    )
+    wanted = dataset.skip(rows.start).take(rows.stop - rows.start)
+    images, labels = zip(*wanted.as_numpy_iterator(), strict=True)
+    return np.stack(images) / np.float32(255), np.array(labels)
+
+
 def load(name: str) -> Data:
     """Load training and test data.
 
@@ -115,12 +171,12 @@ def _load_digits():
     return x_train, y_train, x_test, y_test
 
 
-def _load_npz(path):
+def _load_npz(path, keys=_KEYS):
     try:
         with np.load(path, allow_pickle=False) as archive:
-            return [archive[key] for key in _KEYS]
+            return [archive[key] for key in keys]
     except Exception as error:  # zip, zlib and NumPy raise a dozen kinds
-        wanted = f"an .npz file of the arrays {', '.join(_KEYS)}, none pickled"
+        wanted = f"an .npz file of the arrays {', '.join(keys)}, none pickled"
         reason = one_line(str(error).split(". ")[0])  # NumPy's advice is not for users
         raise ValueError(f"{path} is not {wanted}: {reason}") from error
 

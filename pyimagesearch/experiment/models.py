@@ -10,28 +10,36 @@ from pyimagesearch.experiment.console import fail
 from pyimagesearch.experiment.data import Split
 
 
-def load_model(path: str, data: Split, to_train: bool = True) -> keras.Model:
-    """Load a saved classifier in Keras's safe mode, or fail if it does not fit data.
-
-    To train it further, it must return probabilities, not logits.
-    """
-    classes = data[1].shape[1]
+def read_model(path: str) -> keras.Model:
+    """Load a saved model in Keras's safe mode, or fail."""
     try:
-        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras, zip and JSON raise a dozen kinds
         *_, reason = str(error).split("Exception encountered: ")  # Keras's root cause
         fail(f"{path} cannot be loaded in safe mode: {one_line(reason)}")
+
+
+def load_model(path: str, data: Split) -> keras.Model:
+    """Load a saved classifier to train it further, or fail if it does not fit data."""
+    model = read_model(path)
+    output = check_model_fits(model, path, data)
+    if output.shape[1] == 1 or not are_probabilities(output):
+        got = shown(output[-1])
+        fail(f"{path} must return probabilities, as a softmax does, got {got}")
+    return model
+
+
+def check_model_fits(model: keras.Model, path: str, data: Split) -> np.ndarray:
+    """Return a classifier's output for some of the data, or fail if it has another."""
+    classes = data[1].shape[1]
     try:
         output = example_output(model, data[0], 64)
     except (TypeError, ValueError) as error:
         fail(f"{path}: {one_line(error)}")
     shape = output.shape[1:]
-    if shape != (classes,) and (to_train or (shape, classes) != ((1,), 2)):
+    if shape != (classes,) and (shape, classes) != ((1,), 2):
         fail(f"{path} must have {classes} classes as the data, got {shape}")
-    if to_train and not are_probabilities(output):
-        got = shown(output[-1])
-        fail(f"{path} must return probabilities, as a softmax does, got {got}")
-    return model
+    return output
 
 
 def seed_random_layers(model: keras.Model, seed: int) -> None:

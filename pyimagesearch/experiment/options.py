@@ -46,12 +46,17 @@ def _script_parser(description):
     return parser
 
 
-def make_parser(description: str) -> argparse.ArgumentParser:
-    """Return a parser of the options that every command takes."""
+def make_parser(
+    description: str, data_type: Callable | None = None
+) -> argparse.ArgumentParser:
+    """Return a parser of the options that every command takes.
+
+    Of `--data` the type may be another one than `data`.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.error = fail  # one line, without the usage
     what = f"{', '.join(NAMES)}, or an .npz file (default: mnist, or digits)"
-    parser.add_argument("--data", type=data, help=what)
+    parser.add_argument("--data", type=data_type or data, help=what)
     seed = number(int, 0, 2**32 - 1)
     what = "seed of all randomness (default: %(default)s)"
     parser.add_argument("--seed", type=seed, default=0, help=what)

@@ -3,6 +3,7 @@
 python -m pyimagesearch.robustness MODEL.keras [MODEL.keras ...]
 """
 
+import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ An image that is wrong when clean is not attacked, and counts as wrong always.""
 
 def parse_options(description: str) -> Namespace:
     """Parse the command line, before TensorFlow is loaded."""
-    parser = shared.make_parser(description.splitlines()[0])
+    parser = shared.make_parser(description.splitlines()[0], data_or_folder)
     parser.usage = "python -m pyimagesearch.robustness MODEL.keras [...] [option ...]"
     what = "saved models, before all options"
     parser.add_argument(
@@ -29,13 +30,17 @@ def parse_options(description: str) -> Namespace:
     what = "strengths, in units of the range (default: a tenth of it)"
     parser.add_argument("--eps", nargs="+", type=strength, help=what)
     count = shared.number(int, 1)
-    what = "how many test images, from the first on (default: %(default)s)"
-    parser.add_argument("--images", type=count, default=1000, help=what)
+    what = "how many test images, or START:STOP for a share of them (default: 1000)"
+    parser.add_argument("--images", type=image_range, default=slice(0, 1000), help=what)
+    what = "steps of PGD (default: %(default)s)"
+    parser.add_argument("--steps", type=count, default=100, help=what)
     what = "queries of the Square attack (default: %(default)s)"
     parser.add_argument("--queries", type=count, default=2000, help=what)
     bound = shared.number(float, -1e9, 1e9)
     what = "pixel range that the models expect, LOW HIGH (default: 0 1)"
     parser.add_argument("--range", nargs=2, type=bound, default=[0.0, 1.0], help=what)
+    what = "end with status 1 if a worst case is below this accuracy"
+    parser.add_argument("--fail-under", type=shared.number(float, 0, 1), help=what)
     options = parser.parse_args()
     low, high = options.range
     if not low < high:
@@ -61,6 +66,23 @@ def strength(text: str) -> float:
 strength.__name__ = "float"  # which argparse shows for what is no number
 
 
+def data_or_folder(text: str) -> str:
+    """Return a value of --data, which may be a folder of pictures here."""
+    return text if Path(text).is_dir() else shared.data(text)
+
+
+def image_range(text: str) -> slice:
+    """Return a value of --images: a number of images, or START:STOP."""
+    start, _, stop = text.rpartition(":")
+    count = shared.number(int, 0)
+    rows = slice(count(start or "0"), count(stop))
+    shared.require(rows.start < rows.stop, "a number from 1 on, or START:STOP", text)
+    return rows
+
+
+image_range.__name__ = "image range"
+
+
 def name_models(paths: list[str]) -> dict[str, str]:
     """Return paths by their files' names, after those of folders where names repeat."""
     parts = [Path(path).absolute().with_suffix("").parts for path in paths]
@@ -76,21 +98,19 @@ def main(options: Namespace) -> None:
     import keras
     import numpy as np
 
-    from pyimagesearch.experiment.data import load_data
-    from pyimagesearch.experiment.models import load_model
+    from pyimagesearch.experiment.data import load_test
+    from pyimagesearch.experiment.models import check_model_fits, read_model
     from pyimagesearch.experiment.pictures import save_pictures
     from pyimagesearch.robustness.evaluate import evaluate_robustness
 
+    models = {name: read_model(path) for name, path in options.models.items()}
     print("[INFO] loading data...")
-    data = load_data(options.data)
-    images, labels = data.test
+    first = next(iter(models.values()))
+    options.data, (images, labels) = load_test(options.data, first, options.images)
     low, high = options.range
-    images = low + np.float32(high - low) * images[: options.images]
-    images = np.clip(images, low, high)
-    labels = labels[: options.images]
-    models = {}
-    for name, path in options.models.items():
-        models[name] = load_model(path, (images, labels), to_train=False)
+    images = np.clip(low + np.float32(high - low) * images, low, high)
+    for name, model in models.items():
+        check_model_fits(model, options.models[name], (images, labels))
     reports = {}
     for name, model in models.items():
         print(f"[INFO] attacking {name} on {len(images):,} test images...")
@@ -102,6 +122,7 @@ def main(options: Namespace) -> None:
                 labels,
                 options.eps,
                 options.range,
+                steps=options.steps,
                 queries=options.queries,
                 rng=options.seed,
             )
@@ -111,7 +132,7 @@ def main(options: Namespace) -> None:
     best = max(report[-1].accuracy for report in reports.values())
     print(describe_interval(best, len(images)))
     if options.output:
-        write(reports, options, data.name, len(images))
+        write(reports, options, len(images))
         save_pictures(
             options.output,
             models,
@@ -120,6 +141,11 @@ def main(options: Namespace) -> None:
             options.range,
             prefix="robustness_",  # beside a run's own pictures
         )
+    lowest = min(row.accuracy for report in reports.values() for row in report)
+    if options.fail_under is not None and lowest < options.fail_under:
+        limit = f"--fail-under {options.fail_under:g}"
+        print(f"a worst case of {lowest:.4f} is below {limit}", file=sys.stderr)
+        sys.exit(1)
 
 
 def describe_interval(accuracy: float, count: int) -> str:
@@ -151,15 +177,15 @@ def format_table(reports: dict[str, list]) -> str:
     return "\n".join(lines)
 
 
-def write(
-    reports: dict[str, list], options: Namespace, data_name: str, count: int
-) -> None:
+def write(reports: dict[str, list], options: Namespace, count: int) -> None:
     """Write `robustness.json` and `robustness.csv` into the output folder."""
     rows = {name: [row._asdict() for row in report] for name, report in reports.items()}
     results = {
         "models": options.models,
-        "data": options.data or data_name,
+        "data": options.data,
         "images": count,
+        "first image": options.images.start,
+        "steps": options.steps,
         "queries": options.queries,
         "range": options.range,
         "seed": options.seed,

@@ -49,7 +49,8 @@ def evaluate_robustness(
     An image that is wrong when clean is not attacked, and counts as wrong throughout.
     Every attack gets all others, but the slow Square attack only what is left. In the
     row `worst case` an image is correct only if every attack failed on it. The attacks
-    are noise, FGSM, BIM, PGD on two losses and towards wrong classes, and Square.
+    are noise, FGSM, BIM, PGD (on two losses, towards wrong classes, and seeing through
+    the first ReLUs), and Square.
 
     It warns where gradients seem to mislead the attacks: if PGD is weaker than FGSM or
     than the Square attack, if three times the steps leave 0.01 less, or if more than 5%

@@ -36,6 +36,7 @@ class Suite:
             "PGD, cross-entropy": self.pgd,
             "PGD, margin": self.pgd_margin,
             "PGD, targeted": self.pgd_targeted,
+            "PGD, chords of ReLUs": self.pgd_chords,
         }
 
     def uniform_noise(self, images, ids, eps):
@@ -69,6 +70,11 @@ class Suite:
         """Climb the margin from random starts."""
         sizes = attacks.shrinking_steps(eps, self.steps)
         return self._climb(images, ids, eps, sizes, "margin", restarts=_RESTARTS)
+
+    def pgd_chords(self, images, ids, eps):
+        """Climb cross-entropy by gradients that see through the first ReLUs."""
+        sizes = attacks.shrinking_steps(eps, self.steps)
+        return self._climb(images, ids, eps, sizes, chords=True)
 
     def pgd_longer(self, images, ids, eps):
         """Climb cross-entropy by three times the steps."""

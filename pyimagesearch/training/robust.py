@@ -107,9 +107,9 @@ def robust_optimizer(model: keras.Model, steps: int) -> keras.optimizers.Optimiz
 class WatchRobustness(keras.callbacks.Callback):
     """Attacks images that stay out of the training, and notices when that fails.
 
-    After each epoch it adds `robust_accuracy`, under PGD with the full eps, to what
-    Keras logs. If that ends below half of its best, the model gets the weights of its
-    best epoch again, and a warning says so.
+    After each epoch it adds `robust_accuracy` to what Keras logs: under PGD that sees
+    through the first ReLUs, with the full eps. If that ends below half of its best, the
+    model gets the weights of its best epoch again, and a warning says so.
 
     Attributes:
         accuracies: The accuracy after each epoch of the last training.
@@ -138,6 +138,7 @@ class WatchRobustness(keras.callbacks.Callback):
             self._eps,
             steps=10,
             clip=self._clip,
+            chords=True,
             rng=0,
         )
         predict, shape = compile_logits(self.model, attacked)
