@@ -2,6 +2,7 @@
 
 import importlib.util
 import warnings
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -19,7 +20,6 @@ _MARKERS = "osD^vP"
 _SHARES = (0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 2)  # of eps
 _EXAMPLES = 8
 _IMAGES = 500
-_STEPS = 40
 
 
 def save_pictures(
@@ -69,72 +69,44 @@ def draw_pictures(
     """
     images = data[0][:_IMAGES]
     labels = data[1][:_IMAGES].argmax(axis=1)
+    few = slice(_EXAMPLES)
     figures = {}
     curves = {}
     for name, model in models.items():
         predict, _ = compile_logits(model, images)
+        attack = partial(projected_gradient_descent, model, clip=clip, rng=0)
         attacked = {}
         correct = {}
         for share in _SHARES:
-            attacked[share] = projected_gradient_descent(
-                model,
-                images,
-                labels,
-                share * eps,
-                steps=_STEPS,
-                step_size=shrinking_steps(share * eps, _STEPS),
-                clip=clip,
-                rng=0,
-            )
+            sizes = shrinking_steps(share * eps, 40)
+            attacked[share] = attack(images, labels, share * eps, step_size=sizes)
             correct[share] = predict(attacked[share]).argmax(axis=1) == labels
         accuracies = [correct[share].mean() for share in _SHARES]
         curves[name] = (eps * np.array(_SHARES), accuracies)
 
-        few = slice(_EXAMPLES)
-        figures[f"adversaries_{name}"] = _draw(
-            "Images before and after the attack",
-            {
-                "image": images[few],
-                "change": attacked[1][few] - images[few],
-                "adversary": attacked[1][few],
-            },
-            labels[few],
-            predict=predict,
-            eps=eps,
-            clip=clip,
-        )
-        falls = int((correct[0] & ~correct[1]).argmax())
-        one = slice(falls, falls + 1)
-        steps = _step_by_step(model, images[one], labels[one], eps, clip)
-        figures[f"steps_{name}"] = _draw(
-            f"An attack step by step, eps {eps:g}",
-            {"": steps},
-            np.repeat(labels[one], _EXAMPLES),
-            predict=predict,
-            eps=eps,
-            clip=clip,
-        )
-    attack = f"PGD, {_STEPS} steps, {len(images)} images"
-    figures["accuracy"] = plot_accuracy(curves, attack)
+        changes = attacked[1] - images
+        columns = len(images[few])
+        figure = _start_figure("Images before and after the attack", 3, columns)
+        before, between, after = figure.subplots(3, columns, squeeze=False)
+        _show_answers(before, images[few], labels[few], predict, clip, "image")
+        _show(between, changes[few], (-eps, eps), "PuOr", "change")
+        after_attack = attacked[1][few]
+        _show_answers(after, after_attack, labels[few], predict, clip, "adversary")
+        figures[f"adversaries_{name}"] = figure
+
+        first = (correct[0] & ~correct[1]).argmax()  # that falls
+        one = slice(first, first + 1)
+        step = partial(attack, images[one], labels[one], eps, step_size=eps / 4)
+        steps = [step(steps=i, random_start=False) for i in range(1, _EXAMPLES)]
+        steps = np.concatenate([images[one], *steps])
+        title = f"An attack step by step, eps {eps:g}"
+        figure = _start_figure(title, 1, _EXAMPLES)
+        (axes,) = figure.subplots(1, _EXAMPLES, squeeze=False)
+        same_labels = np.repeat(labels[one], _EXAMPLES)
+        _show_answers(axes, steps, same_labels, predict, clip, "")
+        figures[f"steps_{name}"] = figure
+    figures["accuracy"] = plot_accuracy(curves, f"PGD, 40 steps, {len(images)} images")
     return figures
-
-
-def _step_by_step(model, image, label, eps, clip):
-    """Return an image after each of a few steps, from none on."""
-    images = [image]
-    for steps in range(1, _EXAMPLES):
-        adversary = projected_gradient_descent(
-            model,
-            image,
-            label,
-            eps,
-            steps=steps,
-            step_size=eps / 4,
-            random_start=False,
-            clip=clip,
-        )
-        images.append(adversary)
-    return np.concatenate(images)
 
 
 def plot_accuracy(curves: dict[str, tuple], attack: str):
@@ -154,43 +126,35 @@ def plot_accuracy(curves: dict[str, tuple], attack: str):
     return figure
 
 
-def _draw(title, rows, labels, *, predict, eps, clip):
-    """Draw rows of images with the model's answers, and one of changes."""
+def _start_figure(title, rows, columns):
     from matplotlib.figure import Figure
 
-    width = 1.5 * max(len(labels), 4) + 0.4
-    height = 1.85 * len(rows) + 0.7
-    figure = Figure(figsize=(width, height), layout="constrained")
+    size = (1.5 * max(columns, 4) + 0.4, 1.85 * rows + 0.7)
+    figure = Figure(figsize=size, layout="constrained")
     legend = "thin blue frame: right answer, thick orange frame: wrong (✗)"
     figure.suptitle(f"{title}\n{legend}")
-    grid = figure.subplots(len(rows), len(labels), squeeze=False)
-    for (what, images), axes in zip(rows.items(), grid, strict=True):
-        axes[0].set_ylabel(what)
-        if what == "change":
-            _show(axes, images, (-eps, eps), "PuOr")
-        else:
-            _show(axes, images, clip, "gray")
-            _frame_answers(axes, labels, predict(images))
     return figure
 
 
-def _show(axes, images, bounds, colours):
+def _show(axes, images, bounds, colours, what):
     low, high = bounds
     shown = np.clip((images - low) / (high - low or 1), 0, 1)
     if images.shape[-1] != 3:
         shown = shown[..., 0]
+    axes[0].set_ylabel(what)
     for axis, image in zip(axes, shown, strict=True):
         axis.set(xticks=[], yticks=[])
         axis.imshow(image, cmap=colours, vmin=0, vmax=1)
 
 
-def _frame_answers(axes, labels, logits):
-    probabilities = keras.ops.convert_to_numpy(keras.ops.softmax(logits))
+def _show_answers(axes, images, labels, predict, clip, what):
+    """Show images, each in a frame that tells whether the answer is right."""
+    _show(axes, images, clip, "gray", what)
+    probabilities = np.asarray(keras.ops.softmax(predict(images)))
     for axis, label, row in zip(axes, labels, probabilities, strict=True):
         answer = row.argmax()
         is_right = answer == label
         colour, width = _RIGHT if is_right else _WRONG
         mark = "" if is_right else f"✗ not {label}: "
-        title = f"{mark}{answer}, {row.max():.0%}"
-        axis.set_title(title, fontsize=10, color=colour)
+        axis.set_title(f"{mark}{answer}, {row.max():.0%}", fontsize=10, color=colour)
         axis.spines[:].set(color=colour, linewidth=width)

@@ -157,8 +157,8 @@ def _settings(options, data):
     settings["--data"] = options.data or data.name
     if data.name == "mnist":  # its file, too
         settings["--data"] = "mnist"
-    settings["--epochs"] = options.epochs or data.epochs
     if "fine_tune_epochs" in options:
+        settings["--epochs"] = options.epochs or data.epochs
         fine_tune_epochs = options.fine_tune_epochs or data.fine_tune_epochs
         settings["--fine-tune-epochs"] = fine_tune_epochs
     return settings

@@ -19,7 +19,7 @@ def parse_options(description: str) -> Namespace:
     parser.add_argument(
         "model", type=shared.model_file, metavar="MODEL.keras", help=what
     )
-    what = "epochs of fine-tuning (default: 10; digits: 30)"
+    what = "epochs of fine-tuning (default: 10 to 15, by eps; digits: 30)"
     parser.add_argument("--epochs", type=shared.number(int, 1), help=what)
     return shared.parse_training(parser)
 
@@ -44,7 +44,9 @@ def main(options: Namespace) -> None:
     steps_per_epoch = len(images) // _BATCH_SIZE
     if steps_per_epoch == 0:
         fail(f"--data must hold {_BATCH_SIZE} training images or more")
-    epochs = options.epochs or data.fine_tune_epochs
+    epochs = options.epochs or max(
+        data.fine_tune_epochs, robust.robust_epochs(options.eps)
+    )
     steps = epochs * steps_per_epoch
 
     run.save_trained(model)

@@ -29,11 +29,12 @@ def robust_attack(
     """Return the recipe's attack, for a generator that is given the eps to withstand.
 
     Each image is first shifted by up to a pixel, up or down and sideways, its edge
-    repeated; what has no height and width is not. Then PGD climbs from a random start.
-    Let e be eps as a share of the range. PGD takes `0.5 + 15 e` steps, at least two.
-    Its own eps, the reach, is `1.4 - e` times eps, at most 1.3 times; a step is
-    `2 / steps` of it, at most 3/4. The reach rises from 0 over the first `2 e` of the
-    training, because a network learns nothing from strong adversaries at once.
+    repeated; what has no height and width is not. Then PGD climbs from a random start,
+    seeing through the first ReLUs, or the network would learn to hide behind them.
+    Let e be eps as a share of the range. PGD takes `1 + 10 e` steps, at least two. Its
+    own eps, the reach, is `1.4 - e` times eps, at most 1.3 times; a step is `2 / steps`
+    of it, at most 3/4. The reach rises from 0 over the first `2 e` of the training, at
+    most half of it, because a network learns nothing from strong adversaries at once.
 
     Args:
         steps: Batches in all epochs together. The attack counts its own calls, one a
@@ -54,9 +55,10 @@ def robust_attack(
         if images.ndim == 4:
             images = _shift(images, rng)
         share = eps / (high - low)
-        risen = min(1.0, next(calls) / steps / max(2 * share, 1e-9))
+        rise = min(0.5, max(2 * share, 1e-9))
+        risen = min(1.0, next(calls) / steps / rise)
         reach = min(1.3, 1.4 - share) * eps * risen
-        pgd_steps = max(2, round(0.5 + 15 * share))
+        pgd_steps = max(2, round(1 + 10 * share))
         return projected_gradient_descent(
             model,
             images,
@@ -65,10 +67,17 @@ def robust_attack(
             steps=pgd_steps,
             step_size=min(0.75, 2 / pgd_steps) * reach,
             clip=clip,
+            chords=True,
             rng=rng,
         )
 
     return attack
+
+
+def robust_epochs(eps: float, clip: tuple[float, float] = (0.0, 1.0)) -> int:
+    """Return how many epochs of MNIST the recipe asks for: 10, and 15 at eps 0.3."""
+    share = eps / (clip[1] - clip[0])
+    return min(15, max(10, round(7.5 + 25 * share)))
 
 
 def _shift(images, rng):
