@@ -1,11 +1,12 @@
 """Time this package against the tutorials' way, other libraries and bare TensorFlow.
 
     python tests/benchmark.py [mnist|FILE.npz]
+    python tests/benchmark.py --large
 
 Every ratio is a median over rounds in which the rivals take turns, so that a change in
 the machine's speed meets all of them. CleverHans and the Adversarial Robustness Toolbox
-(ART) take part where they are installed. At the end it says where the time of the
-second script goes.
+(ART) take part where they are installed. At the end it says how long the
+second script takes. With `--large` it takes networks of ImageNet's size instead.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import contextlib
 import functools
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -26,18 +28,24 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from pyimagesearch.attacks import projected_gradient_descent
+from pyimagesearch.attacks import projected_gradient_descent, square_attack
+from pyimagesearch.core.chords import chord_gradient, chord_slopes
+from pyimagesearch.core.compiled import Network, chunks
 from pyimagesearch.datagen import generate_mixed_adverserial_batch, in_step
 from pyimagesearch.experiment.data import load
 from pyimagesearch.fgsm import generate_image_adversary
 from pyimagesearch.robustness import evaluate_robustness
 from pyimagesearch.simplecnn import SimpleCNN
-from pyimagesearch.training.epochs import RepeatableEpochs, shuffled
-from pyimagesearch.training.robust import robust_attack
+from pyimagesearch.training import robust_attack
 
 ROOT = Path(__file__).parent.parent
-EPS, DIMS, BATCH, CHUNK = 0.1, (28, 28, 1), 64, 512
-ROUNDS, TRAINING_ROUNDS, STEPS = 5, 11, 150
+EPS = 0.1
+DIMS = (28, 28, 1)
+BATCH = 64
+ROUNDS = 5
+TRAINING_ROUNDS = 11
+STEPS = 150
+LARGE = ("ResNet50", "MobileNetV3Small")
 
 
 def compare(title, unit, reference, rivals, rounds=ROUNDS):
@@ -73,12 +81,10 @@ def per_image_adversary(model, image, label):
     return (image + tf.sign(tape.gradient(loss, image)) * EPS).numpy()
 
 
-def in_chunks(images, labels):
-    """Return the images and labels as tensors, in batches."""
-    return [
-        (tf.constant(images[i : i + CHUNK]), tf.constant(labels[i : i + CHUNK]))
-        for i in range(0, len(images), CHUNK)
-    ]
+def in_chunks(images, *others):
+    """Return arrays as tensors, in the package's own batches."""
+    arrays = (images, *others)
+    return [[tf.constant(array[rows]) for array in arrays] for rows in chunks(images)]
 
 
 def bare_gradient_sign(model, loss_function):
@@ -95,14 +101,21 @@ def bare_gradient_sign(model, loss_function):
     return gradient_sign
 
 
+def art_classifier(model, loss, clip=None):
+    """Wrap a model for the Adversarial Robustness Toolbox, if it is installed."""
+    from art.estimators.classification import TensorFlowV2Classifier
+
+    return TensorFlowV2Classifier(model, 10, DIMS, loss_object=loss, clip_values=clip)
+
+
 def fgsm_rivals(model, images, labels):
     """Return ways to attack all the images with FGSM, MSE and no clipping."""
-    chunks = in_chunks(images, labels)
+    parts = in_chunks(images, labels)
     gradient_sign = bare_gradient_sign(model, keras.losses.mean_squared_error)
 
     def run_bare():
-        for chunk in chunks:
-            gradient_sign(*chunk).numpy()
+        for part in parts:
+            gradient_sign(*part).numpy()
 
     def run_per_image():
         for image, label in zip(images[:100], labels[:100], strict=True):
@@ -113,101 +126,122 @@ def fgsm_rivals(model, images, labels):
 
     rivals = {
         "this package": (run_package, 1),
-        "bare compiled gradient, batches of 512": (run_bare, 1),
+        "bare compiled gradient": (run_bare, 1),
         "per-image loop (from 100 images)": (run_per_image, len(images) / 100),
     }
     with contextlib.suppress(ImportError):
         from art.attacks.evasion import FastGradientMethod
-        from art.estimators.classification import TensorFlowV2Classifier
 
-        classifier = TensorFlowV2Classifier(
-            model, 10, DIMS, loss_object=keras.losses.MeanSquaredError()
-        )
-        attack = FastGradientMethod(classifier, eps=EPS)
-        rivals["ART, its default batches"] = (
-            lambda: attack.generate(images, labels),
-            1,
-        )
+        loss = keras.losses.MeanSquaredError()
+        attack = FastGradientMethod(art_classifier(model, loss), eps=EPS)
+        run_art = functools.partial(attack.generate, images, labels)
+        rivals["ART, its default batches"] = (run_art, 1)
     with contextlib.suppress(ImportError):
         from cleverhans.tf2.attacks.fast_gradient_method import fast_gradient_method
+
+        infer = functools.partial(model, training=False)
 
         def mean_squared_error(labels, logits):
             return keras.losses.mean_squared_error(labels, logits)
 
-        infer = functools.partial(model, training=False)
-
         def run_cleverhans():
-            for x, y in chunks:
+            for x, y in parts:
                 fast_gradient_method(
                     infer, x, EPS, np.inf, loss_fn=mean_squared_error, y=y
                 ).numpy()
 
-        rivals["CleverHans, batches of 512"] = (run_cleverhans, 1)
+        rivals["CleverHans"] = (run_cleverhans, 1)
     return rivals
 
 
 def pgd_rivals(model, images, labels):
     """Return ways to take 40 steps of PGD, and print what each leaves correct."""
-    chunks = in_chunks(images, labels)
+    parts = in_chunks(images, labels)
     gradient_sign = bare_gradient_sign(model, keras.losses.categorical_crossentropy)
 
     def run_bare():
-        for chunk in chunks:
+        for part in parts:
             for _ in range(40):
-                gradient_sign(*chunk)
+                gradient_sign(*part)
 
     def run_package():
         return projected_gradient_descent(
             model, images, labels, EPS, steps=40, step_size=0.01, clip=(0, 1)
         )
 
-    rivals = {"this package": run_package}
+    attacks = {"this package": run_package}
     with contextlib.suppress(ImportError):
         from art.attacks.evasion import ProjectedGradientDescent
-        from art.estimators.classification import TensorFlowV2Classifier
 
         loss = keras.losses.CategoricalCrossentropy()
-        classifier = TensorFlowV2Classifier(
-            model, 10, DIMS, loss_object=loss, clip_values=(0.0, 1.0)
-        )
-        settings = {"eps": EPS, "eps_step": 0.01, "max_iter": 40, "num_random_init": 1}
         attack = ProjectedGradientDescent(
-            classifier, batch_size=CHUNK, verbose=False, **settings
+            art_classifier(model, loss, clip=(0.0, 1.0)),
+            eps=EPS,
+            eps_step=0.01,
+            max_iter=40,
+            num_random_init=1,
+            batch_size=512,
+            verbose=False,
         )
-        rivals["ART, batches of 512"] = lambda: attack.generate(images, labels)
+        attacks["ART"] = functools.partial(attack.generate, images, labels)
     with contextlib.suppress(ImportError):
         from cleverhans.tf2.attacks.projected_gradient_descent import (
             projected_gradient_descent as cleverhans_pgd,
         )
 
         logits = keras.Sequential(model.layers[:-1])
-        infer = tf.function(functools.partial(logits, training=False))
-        settings = {"clip_min": 0.0, "clip_max": 1.0, "sanity_checks": False}
+        attack_chunk = functools.partial(
+            cleverhans_pgd,
+            tf.function(functools.partial(logits, training=False)),
+            eps=EPS,
+            eps_iter=0.01,
+            nb_iter=40,
+            norm=np.inf,
+            clip_min=0.0,
+            clip_max=1.0,
+            sanity_checks=False,
+        )
 
         def run_cleverhans():
-            results = []
-            for x, y in chunks:
-                y = tf.argmax(y, axis=1)
-                attack = (infer, x, EPS, 0.01, 40, np.inf)
-                results.append(cleverhans_pgd(*attack, y=y, **settings))
-            return np.concatenate(results)
+            return np.concatenate(
+                [attack_chunk(x, y=tf.argmax(y, 1)) for x, y in parts]
+            )
 
-        rivals["CleverHans, batches of 512"] = run_cleverhans
+        attacks["CleverHans"] = run_cleverhans
 
     print("\nCorrect after 40 steps of PGD, the same settings")
-    for name, run in rivals.items():
+    for name, run in attacks.items():
         correct = model.predict(run(), verbose=0).argmax(1) == labels.argmax(1)
         print(f"  {name:42}{correct.mean():9.4f}", flush=True)
-    rivals["bare compiled gradient, 40 times"] = run_bare
-    return {name: (run, 1) for name, run in rivals.items()}
+    attacks["bare compiled gradient, 40 times"] = run_bare
+    return {name: (run, 1) for name, run in attacks.items()}
 
 
-def training_rivals(model, images, labels):
-    """Return ways to make a plain training step, a mixed and a robust one."""
+def square_rivals(model, images, queries):
+    """Return Square, on images that all stay as they are answered, and bare passes."""
+    answers = model.predict(images, verbose=0).argmax(axis=1)
+    parts = in_chunks(images)
+    forward = tf.function(functools.partial(model, training=False))
+
+    def run_square():
+        square_attack(model, images, answers, 1e-6, queries=queries, rng=0)
+
+    def run_bare():
+        for _ in range(queries):
+            for (part,) in parts:
+                forward(part).numpy()
+
+    return {
+        "a query": (run_square, 1000 / queries),
+        "bare compiled pass": (run_bare, 1000 / queries),
+    }
+
+
+def plain_step(model):
+    """Return a function that makes a training step, to be compiled with others."""
     loss_function = keras.losses.CategoricalCrossentropy()
     optimizer = keras.optimizers.Adam(1e-4)
     optimizer.build(model.trainable_variables)
-    half, batch = BATCH // 2, (tf.constant(images[:BATCH]), tf.constant(labels[:BATCH]))
 
     def train(images, labels):
         with tf.GradientTape() as tape:
@@ -215,169 +249,171 @@ def training_rivals(model, images, labels):
         gradients = tape.gradient(loss, model.trainable_variables)
         optimizer.apply(gradients, model.trainable_variables)
 
+    return train
+
+
+def mixed_step(model, train):
+    """Return a function that attacks half of the images, and trains on all."""
+    half = BATCH // 2
+    gradient_sign = bare_gradient_sign(model, keras.losses.mean_squared_error)
+
     def train_mixed(images, labels):
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            normal = images[:half]
-            tape.watch(normal)
-            outputs = model(normal, training=False)
-            loss = tf.reduce_sum(
-                keras.losses.mean_squared_error(labels[:half], outputs)
-            )
-        adversaries = normal + EPS * tf.sign(tape.gradient(loss, normal))
+        normal = images[:half]
+        adversaries = normal + EPS * gradient_sign(normal, labels[:half])
         train(tf.concat([adversaries, images[half:]], axis=0), labels)
 
+    return train_mixed
+
+
+def robust_step(model, train):
+    """Return a function that trains as the robust recipe does."""
+    reach = 1.3 * EPS
+    network = Network(
+        output=functools.partial(model, training=False),
+        losses=keras.losses.categorical_crossentropy,
+        logits=None,
+    )
+
     def train_robust(images, labels):
-        padded = tf.pad(images, [(0, 0), (1, 1), (1, 1), (0, 0)], "SYMMETRIC")
+        shifted = tf.pad(images, [(0, 0), (1, 1), (1, 1), (0, 0)], "SYMMETRIC")
         for axis in (1, 2):
             first = tf.random.uniform((BATCH, 1), 0, 3, tf.int32)
             pixels = first + tf.range(images.shape[axis])
-            padded = tf.gather(padded, pixels, axis=axis, batch_dims=1)
-        low, high = padded - 1.3 * EPS, padded + 1.3 * EPS
-        low, high = tf.maximum(low, 0.0), tf.minimum(high, 1.0)
-        start = tf.random.uniform(images.shape, -1.3 * EPS, 1.3 * EPS)
-        adversaries = tf.clip_by_value(padded + start, low, high)
+            shifted = tf.gather(shifted, pixels, axis=axis, batch_dims=1)
+        low = tf.maximum(shifted - reach, 0.0)
+        high = tf.minimum(shifted + reach, 1.0)
+        start = tf.random.uniform(images.shape, -reach, reach)
+        adversaries = tf.clip_by_value(shifted + start, low, high)
+        slopes = chord_slopes(network, low, high)
         for _ in range(2):
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(adversaries)
-                outputs = model(adversaries, training=False)
-                loss = tf.reduce_sum(
-                    keras.losses.categorical_crossentropy(labels, outputs)
-                )
-            step = 0.75 * 1.3 * EPS * tf.sign(tape.gradient(loss, adversaries))
+            gradient, _ = chord_gradient(network, adversaries, labels, slopes)
+            step = 0.75 * reach * tf.sign(gradient)
             adversaries = tf.clip_by_value(adversaries + step, low, high)
         train(adversaries, labels)
 
-    bare, fused = tf.function(train), tf.function(train_mixed)
-    fused_robust = tf.function(train_robust)
+    return train_robust
+
+
+def compare_training(model, images, labels):
+    """Compare ways to make a plain training step, a mixed and a robust one."""
+    batch = (tf.constant(images[:BATCH]), tf.constant(labels[:BATCH]))
+    data = (images[: STEPS * BATCH], labels[: STEPS * BATCH])
+    plain_batches = tf.data.Dataset.from_tensor_slices(data)
+    plain_batches = plain_batches.shuffle(STEPS * BATCH, 0).batch(BATCH)
+    make_batches = functools.partial(
+        generate_mixed_adverserial_batch, model, BATCH, images, labels, DIMS, EPS, rng=0
+    )
+    robust_batches = make_batches(split=0.0, attack=robust_attack(1, rng=0))
+
+    def fit(batches):
+        def run():
+            model.fit(batches, steps_per_epoch=STEPS, shuffle=False, verbose=0)
+
+        return run, 1000 / STEPS
 
     def repeat(step):
-        for _ in range(STEPS):
-            step(*batch)
+        compiled = tf.function(step)
 
-    def per_image_batches():
-        rng = np.random.default_rng(0)
-        while True:
-            rows = rng.choice(len(images), BATCH, replace=False)
-            adversaries = [
-                per_image_adversary(model, image[np.newaxis], label[np.newaxis])
-                for image, label in zip(
-                    images[rows[:half]], labels[rows[:half]], strict=True
-                )
-            ]
-            mixed = np.concatenate([*adversaries, images[rows[half:]]])
-            order = rng.permutation(BATCH)
-            yield mixed[order], labels[rows][order]
+        def run():
+            for _ in range(STEPS):
+                compiled(*batch)
 
-    mixed_batches = functools.partial(
-        generate_mixed_adverserial_batch, model, BATCH, images, labels, DIMS, eps=EPS
-    )
-    data = images[: STEPS * BATCH], labels[: STEPS * BATCH]
+        return run, 1000 / STEPS
 
-    settings = {"steps_per_epoch": STEPS, "shuffle": False, "verbose": 0}
-
-    def fitting(make_batches):  # made once: the start of a `fit` is no step
-        epochs = RepeatableEpochs(1)
-        batches = make_batches(epochs.rng)
-        return lambda: model.fit(batches, callbacks=[epochs], **settings)
-
-    def robust_batches(rng):
-        attack = robust_attack(1, rng=rng)
-        return in_step(mixed_batches(split=0.0, attack=attack, rng=rng))
-
-    run_plain_fit = fitting(lambda rng: shuffled(data, BATCH, rng))
-    run_mixed_fit = fitting(lambda rng: in_step(mixed_batches(rng=rng)))
-    run_robust_fit = fitting(robust_batches)
-
-    def run_per_image_fit():
-        model.fit(per_image_batches(), steps_per_epoch=4, shuffle=False, verbose=0)
-
-    milliseconds = 1000 / STEPS
-    plain = {
-        "model.fit, as the scripts run it": (run_plain_fit, milliseconds),
-        "bare compiled step": (lambda: repeat(bare), milliseconds),
+    train = plain_step(model)
+    in_order = "model.fit, in step, as it is run"
+    kinds = {
+        "plain": {
+            "model.fit, as the scripts run it": fit(plain_batches.repeat()),
+            "bare compiled step": repeat(train),
+        },
+        "mixed": {
+            in_order: fit(in_step(make_batches())),
+            "fused compiled step": repeat(mixed_step(model, train)),
+        },
+        "robust": {
+            in_order: fit(in_step(robust_batches)),
+            "fused compiled step": repeat(robust_step(model, train)),
+        },
     }
-    mixed = {
-        "model.fit, in step, as the script runs it": (run_mixed_fit, milliseconds),
-        "fused compiled step": (lambda: repeat(fused), milliseconds),
-        "model.fit, per-image generator (4 steps)": (run_per_image_fit, 1000 / 4),
-    }
-    robust = {
-        "model.fit, in step, as --recipe robust": (run_robust_fit, milliseconds),
-        "fused compiled step": (lambda: repeat(fused_robust), milliseconds),
-    }
-    return plain, mixed, robust
+    for kind, rivals in kinds.items():
+        _, reference, *_ = rivals
+        compare(f"A {kind} training step", "ms", reference, rivals, TRAINING_ROUNDS)
 
 
 def run_python(*arguments):
-    """Run Python in the project's folder; return its seconds and what it prints."""
-    started = time.perf_counter()
+    """Run Python in the project's folder, and return what it prints."""
     command = [sys.executable, *map(str, arguments)]
     finished = subprocess.run(
         command, capture_output=True, text=True, check=True, cwd=ROOT
     )
-    return time.perf_counter() - started, finished.stdout
-
-
-def import_times():
-    """Print what importing the generators adds to TensorFlow and Keras."""
-    code = """if True:
-        import time
-        started = time.perf_counter()
-        import tensorflow, keras
-        imported = time.perf_counter()
-        import pyimagesearch.datagen
-        print(imported - started, time.perf_counter() - imported)
-    """
-    times = [run_python("-c", code)[1].split() for _ in range(ROUNDS)]
-    theirs, ours = (
-        statistics.median(map(float, part)) for part in zip(*times, strict=True)
-    )
-    print("\nImporting")
-    print(f"  {'TensorFlow and Keras':42}{theirs:9.2f} s")
-    print(f"  {'pyimagesearch.datagen, then':42}{1000 * ours:9.2f} ms", flush=True)
+    return finished.stdout
 
 
 def time_of_the_second_script(data, epochs=2, fine_tune_epochs=1):
-    """Print where the time and the memory of a short run of it go, phase by phase."""
+    """Print the time and the memory of a short run of it."""
     code = """if True:
         import resource, subprocess, sys
         subprocess.check_call(sys.argv[1:], stdout=subprocess.DEVNULL)
         print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 // 10**6)
     """
-    script = ROOT / "train_mixed_adversarial_defense.py"
-    options = ["--data", data, "--epochs", epochs, "--quiet"]
-    options += ["--fine-tune-epochs", fine_tune_epochs]
+    command = [sys.executable, ROOT / "train_mixed_adversarial_defense.py", "--quiet"]
+    command += ["--data", data, "--epochs", epochs]
+    command += ["--fine-tune-epochs", fine_tune_epochs]
+    started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, script, *options, "--output", folder]
-        whole, printed = run_python("-c", code, *command)
-        results = json.loads(Path(folder, "results.json").read_text())
-        in_run, in_epochs = results["seconds"].pop("run"), results["seconds"]
-    print(f"\nThe second script, {epochs} epochs and {fine_tune_epochs} of fine-tuning")
-    lines = in_epochs | {
-        "rest: evaluations, attacks, files": in_run - sum(in_epochs.values()),
-        "start: Python, TensorFlow, data": whole - in_run,
-        "whole": whole,
-    }
-    for name, seconds in lines.items():
-        print(f"  {name:42}{seconds:9.1f} s {seconds / whole:11.0%}")
+        printed = run_python("-c", code, *command, "--output", folder)
+        seconds = json.loads(Path(folder, "results.json").read_text())["seconds"]
+    whole = time.perf_counter() - started
+    training = seconds["training"]
+    fine_tuning = seconds["fine-tuning"]
     # What a run of the tutorials' length has besides its epochs is as long as here.
-    tutorial = in_epochs["training"] * 20 / epochs
-    tutorial += in_epochs["fine-tuning"] * 10 / fine_tune_epochs
-    rest = whole - sum(in_epochs.values())
-    print(f"  {'besides the epochs, of 20 and 10':42}{rest / (rest + tutorial):24.0%}")
+    rest = whole - training - fine_tuning
+    tutorial = rest + 20 * training / epochs + 10 * fine_tuning / fine_tune_epochs
+    print(f"\nThe second script, {epochs} epochs and {fine_tune_epochs} of fine-tuning")
+    print(f"  {'an epoch of training':42}{training / epochs:9.1f} s")
+    print(f"  {'an epoch of fine-tuning':42}{fine_tuning / fine_tune_epochs:9.1f} s")
+    print(f"  {'whole':42}{whole:9.1f} s")
+    print(f"  {'besides the epochs, of 20 and 10':42}{rest / tutorial:24.0%}")
     print(f"  {'peak memory':42}{printed.split()[-1]:>9} MB", flush=True)
 
 
-def main():
-    """Run the comparisons."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "data", nargs="?", default="mnist", help="mnist or an .npz file"
-    )
-    data = parser.parse_args().data
-    if Path(data).is_file():
-        data = Path(data).resolve()
-    train, (test_images, test_labels) = load(data)
+def measure_large(name, part):
+    """Print one figure of a large network, in this process."""
+    model = getattr(keras.applications, name)(weights=None, input_shape=(224, 224, 3))
+    images = np.random.default_rng(0).random((32, 224, 224, 3), dtype=np.float32)
+    labels = np.eye(1000, dtype=np.float32)[np.arange(32)]
+    if part == "Square":
+        rivals = square_rivals(model, images, queries=3)
+        title = f"Square, {name}, 32 images"
+        compare(title, "ms", "bare compiled pass", rivals, rounds=3)
+        return
+    if part == "FGSM":
+        generate_image_adversary(model, images, labels, EPS)
+    if part == "bare gradient":
+        gradient_sign = bare_gradient_sign(model, keras.losses.mean_squared_error)
+        for chunk in in_chunks(images, labels):
+            gradient_sign(*chunk).numpy()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 // 10**6)
+
+
+def compare_large():
+    """Print figures of large networks, each from a process of its own."""
+    for name in LARGE:
+        print(f"\nPeak memory, {name}, 32 images of 224x224")
+        peaks = {}
+        for part in ("bare gradient", "FGSM"):
+            printed = run_python(__file__, "--part", name, part)
+            peaks[part] = int(printed.split()[-1])
+            ratio = peaks[part] / peaks["bare gradient"]
+            print(f"  {part:42}{peaks[part]:9,} MB{ratio:9.2f} x", flush=True)
+        printed = run_python(__file__, "--part", name, "Square")
+        print(printed, end="", flush=True)
+
+
+def compare_on(data):
+    """Run the comparisons on MNIST, or on data like it."""
+    (train_images, train_labels), (images, labels) = load(str(data))[1:3]
     keras.utils.set_random_seed(0)
     model = SimpleCNN.build(28, 28, 1, 10)
     model.compile(
@@ -385,27 +421,44 @@ def main():
         loss="categorical_crossentropy",
         metrics=["accuracy"],
     )
-    model.fit(train[0][:], train[1], batch_size=BATCH, epochs=1, verbose=0)
+    model.fit(train_images, train_labels, batch_size=BATCH, epochs=1, verbose=0)
 
-    title = f"FGSM over {len(test_images):,} images"
-    rivals = fgsm_rivals(model, test_images, test_labels)
-    compare(title, "s ", "bare compiled gradient, batches of 512", rivals)
-    few = test_images[:1000], test_labels[:1000]
-    rivals = pgd_rivals(model, *few)
-    compare(
-        f"PGD, {len(few[0]):,} images", "s ", "bare compiled gradient, 40 times", rivals
-    )
+    rivals = fgsm_rivals(model, images, labels)
+    title = f"FGSM over {len(images):,} images"
+    compare(title, "s ", "bare compiled gradient", rivals)
+    images = images[:1000]
+    labels = labels[:1000]
+    title = f"PGD, {len(images):,} images"
+    rivals = pgd_rivals(model, images, labels)
+    compare(title, "s ", "bare compiled gradient, 40 times", rivals)
+    title = f"Square, {len(images):,} images"
+    compare(title, "ms", "bare compiled pass", square_rivals(model, images, 100))
     started = time.perf_counter()
-    evaluate_robustness(model, *few, EPS, verbose=False)
-    print(f"\nThe report, {len(few[0]):,} images, once")
+    evaluate_robustness(model, images, labels, EPS, verbose=False)
+    print(f"\nThe report, {len(images):,} images, once")
     print(f"  {'default report':42}{time.perf_counter() - started:9.1f} s", flush=True)
-    plain, mixed, robust = training_rivals(model, *train)
-    for kind, rivals in [("plain", plain), ("mixed", mixed), ("robust", robust)]:
-        _, reference, *_ = rivals
-        compare(f"A {kind} training step", "ms", reference, rivals, TRAINING_ROUNDS)
-
-    import_times()
+    compare_training(model, train_images, train_labels)
     time_of_the_second_script(data)
+
+
+def main():
+    """Run what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "data", nargs="?", default="mnist", help="mnist or an .npz file"
+    )
+    parser.add_argument(
+        "--large", action="store_true", help="take networks of ImageNet's size instead"
+    )
+    parser.add_argument("--part", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    data = options.data
+    if options.part:
+        measure_large(*options.part)
+    elif options.large:
+        compare_large()
+    else:
+        compare_on(Path(data).resolve() if Path(data).is_file() else data)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,14 @@ def no_warning():
         yield
 
 
+@contextlib.contextmanager
+def as_shown():
+    """Record the warnings that a user sees: Python shows each once a line."""
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("default")
+        yield seen
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     """Give every test the same random start."""
@@ -53,7 +61,8 @@ def network_of(*hidden, image_shape=(6, 6, 1)):
 
 
 def two_inputs():
-    first, second = keras.Input((6, 6, 1)), keras.Input((6, 6, 1))
+    first = keras.Input((6, 6, 1))
+    second = keras.Input((6, 6, 1))
     return keras.Model([first, second], keras.layers.add([first, second]))
 
 
@@ -126,13 +135,12 @@ def art_classifier(model, loss, clip=(0.0, 1.0)):
 @pytest.fixture(scope="session")
 def digits():
     """A SimpleCNN trained on scikit-learn's digits, the training and the test data."""
-    keras.utils.set_random_seed(1)  # not a test's: a substitute starts elsewhere
-    (images, labels), test = load("digits")
-    train = images[:], labels
+    keras.utils.set_random_seed(1)
+    data = load("digits")
     model = SimpleCNN.build(28, 28, 1, 10)
     model.compile("adam", "categorical_crossentropy", metrics=["accuracy"])
-    model.fit(*train, batch_size=64, epochs=40, verbose=0)
-    return model, train, test
+    model.fit(*data.train, batch_size=16, epochs=8, verbose=0)
+    return model, data.train, data.test
 
 
 @pytest.fixture(scope="session")
@@ -151,8 +159,13 @@ def tiny_data(tmp_path_factory):
     images = rng.integers(60, size=(300, 8, 8), dtype=np.uint8)
     images += np.uint8(120 * np.repeat(np.eye(3, 4), 2, axis=1)[labels])[:, np.newaxis]
     path = tmp_path_factory.mktemp("data") / "tiny.npz"
-    arrays = {"x_train": images[:200], "y_train": labels[:200]}
-    np.savez(path, **arrays, x_test=images[200:], y_test=labels[200:])
+    np.savez(
+        path,
+        x_train=images[:200],
+        y_train=labels[:200],
+        x_test=images[200:],
+        y_test=labels[200:],
+    )
     return path
 
 

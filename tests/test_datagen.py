@@ -9,16 +9,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import (
-    answers,
+    as_shown,
     build_classifier,
     counted_mse,
     network_of,
     no_warning,
-    saturate,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from keras import layers
+from keras import layers, ops
 from numpy.testing import assert_allclose, assert_array_equal
 
 from pyimagesearch.attacks import projected_gradient_descent as pgd
@@ -95,9 +94,10 @@ def test_batches(dims, total, spare, split, label_format, flat, dtype, seed):
     images = numbered(count, dims).astype(dtype)
     labels = LABEL_FORMATS[label_format](np.arange(count) % 3)
     given_images = images.reshape(count, -1) if flat else images
-    copies = given_images.copy(), labels.copy()
-    how = 0.1, split
-    batches = mixed(classifier(dims), total, given_images, labels, dims, *how, rng=seed)
+    images_copy = given_images.copy()
+    labels_copy = labels.copy()
+    model = classifier(dims)
+    batches = mixed(model, total, given_images, labels, dims, 0.1, split, rng=seed)
     for batch in itertools.islice(batches, 3):
         assert isinstance(batch, tuple)
         batch_images, batch_labels = batch
@@ -112,8 +112,8 @@ def test_batches(dims, total, spare, split, label_format, flat, dtype, seed):
         for half in (rows[is_adversary], rows[~is_adversary]):
             assert len(set(half)) == len(half)  # without replacement
         assert_array_equal(batch_labels, labels[rows])
-    assert_array_equal(given_images, copies[0])
-    assert_array_equal(labels, copies[1])
+    assert_array_equal(given_images, images_copy)
+    assert_array_equal(labels, labels_copy)
 
 
 def test_every_image_is_drawn_and_mixed_evenly():
@@ -165,8 +165,9 @@ def test_attack_gets_the_protocols_arguments(model, images, labels):
 
 def test_an_attack_without_gradients_fits(model, images, labels):
     attack = functools.partial(square_attack, queries=3, rng=0)
-    how = 8, images, labels, DIMS, 0.5
-    batches = generate_adversarial_batch(model, *how, attack=attack)
+    batches = generate_adversarial_batch(
+        model, 8, images, labels, DIMS, 0.5, attack=attack
+    )
     assert next(batches)[0].shape == (8, *DIMS)
 
 
@@ -192,7 +193,9 @@ class OnDisk:
     """An array-like without a length, as zarr's are, that counts what is read of it."""
 
     def __init__(self, array):
-        self.array, self.shape, self.dtype = array, array.shape, array.dtype
+        self.array = array
+        self.shape = array.shape
+        self.dtype = array.dtype
         self.rows = 0
 
     def __getitem__(self, rows):
@@ -275,43 +278,22 @@ def test_label_of_a_single_image_may_lack_its_axis(label, model, images):
 @pytest.mark.parametrize(
     "attack", [fgsm, functools.partial(pgd, loss="mse", steps=1, restarts=2)]
 )
-def test_each_generator_warns_once_of_each_trouble(attack, images):
-    model = saturate(build_classifier())
-    labels = answers(model, images)
-    for _ in range(2):
-        batches = mixed(model, 8, images, labels, attack=attack)
-        with pytest.warns(UserWarning, match=r"of 4 .*cross_entropy") as seen:
-            for _ in range(5):
-                next(batches)
-        assert len(seen) == 1 and seen[0].filename == __file__
-
-
-def test_warning_of_nan_does_not_hide_that_of_zeros(images, labels):
-    """Of half the images the gradient is NaN, of the others it is zero."""
-
-    def curve(images):  # NaN for the slope at 0, and none at 0.5
-        stopped = tf.stop_gradient(images)
-        root = tf.where(images > 0, tf.pow(images, 1 / 2.4), images)
-        return tf.where(images > 0.4, stopped, root)
-
-    model = network_of(layers.Lambda(curve), layers.Flatten(), layers.Dense(3))
-    images[:] = 0.5
-    images[::2, 0] = 0
-    batches = generate_adversarial_batch(model, 20, images, labels, DIMS)
-    with pytest.warns(UserWarning) as seen:
-        for _ in range(3):
+def test_a_trouble_is_told_once_at_the_line_that_draws(attack, images, labels):
+    model = network_of(layers.Lambda(ops.stop_gradient), build_classifier())
+    batches = mixed(model, 8, images, labels, attack=attack)
+    with as_shown() as seen:
+        for _ in range(5):
             next(batches)
-    told = [str(warning.message) for warning in seen]
-    assert len(told) == 2 and sum("NaN" in text for text in told) == 1
-    assert all("10 of 20" in text for text in told)
+    (warning,) = seen
+    assert "is zero for 1%" in str(warning.message)
+    assert warning.filename == __file__
 
 
-def test_warnings_can_be_errors_and_end_nothing_else(images):
-    model = saturate(build_classifier())
-    labels = answers(model, images)
+def test_warnings_can_be_errors_and_end_nothing_else(images, labels):
+    model = network_of(layers.Lambda(ops.stop_gradient), build_classifier())
     for _ in range(2):
         batches = generate_adversarial_batch(model, 8, images, labels, DIMS)
-        with no_warning(), pytest.raises(UserWarning, match="of 8"):
+        with no_warning(), pytest.raises(UserWarning, match="is zero"):
             next(batches)
 
 
@@ -335,30 +317,20 @@ def test_nan_in_sampled_images(model, images, labels):
         next(batches)
 
 
-def test_embedded_integers_have_no_gradient_but_a_result(labels):
-    """The model is asked for the user's own images alone: it takes no others."""
-    hidden = layers.Embedding(17, 2), layers.Flatten(), layers.Dense(3)
-    model = network_of(*hidden, image_shape=(5,))
-    words = np.random.default_rng(0).integers(17, size=(20, 5))
-    batches = generate_adversarial_batch(model, 20, words, labels, (5,), 1)
-    with pytest.warns(UserWarning, match="20 of 20 .*square_attack"):
-        batch, _ = next(batches)
-    assert_array_equal(np.sort(batch.ravel()), np.sort(words.ravel()))
-
-
 def test_endless_run_does_not_grow_or_retrace(model, images, labels):
     loss, traced = counted_mse()
     batches = mixed(model, 8, images, labels, attack=functools.partial(fgsm, loss=loss))
-    for _ in range(20):
-        next(batches)
-    gc.collect()
+
+    def memory_after_100_batches():
+        for _ in range(100):
+            next(batches)
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
     tracemalloc.start()
-    for _ in range(200):
-        next(batches)
-    gc.collect()
-    grown, _ = tracemalloc.get_traced_memory()
+    before = memory_after_100_batches()
+    assert memory_after_100_batches() - before < 50_000
     tracemalloc.stop()
-    assert grown < 50_000
     assert len(traced) == 1
 
 
@@ -366,24 +338,17 @@ def test_endless_run_does_not_grow_or_retrace(model, images, labels):
     ("changed", "error", "message"),
     [
         ({"model": build_classifier((5, 5, 1))}, ValueError, r"\(6, 6, 1\)"),
-        ({"total": 8.0}, TypeError, "total .*8.0"),
         ({"total": 41}, ValueError, "total .*20 images.*41"),
         ({"total": 21, "split": 1.0}, ValueError, "total .*21"),
         ({"images": np.zeros((20, 35))}, ValueError, r"images .*\(20, 35\)"),
         ({"images": np.zeros((20, 6, 1, 6))}, ValueError, r"images .*\(20, 6, 1, 6\)"),
         ({"images": np.zeros((0, *DIMS)), "labels": []}, ValueError, "total|images"),
         ({"labels": np.zeros(19)}, ValueError, r"labels .*\(19,\)"),
-        ({"labels": np.full(20, 3)}, ValueError, "labels .*0 to 2"),
         ({"dims": (7, 7, 1)}, ValueError, r"dims .*\(7, 7, 1\)"),
         ({"dims": (9, 4, 1)}, ValueError, r"dims .*\(9, 4, 1\)"),
         ({"dims": (4, 9, 1), "images": np.zeros((20, 36))}, ValueError, "dims"),
-        ({"dims": 6}, ValueError, "dims .*6"),
         ({"dims": (6, -6, -1)}, ValueError, "dims .*-6"),
-        ({"eps": -1}, ValueError, "eps .*-1"),
         ({"split": 1.1}, ValueError, "split .*1.1"),
-        ({"split": "half"}, TypeError, "split .*half"),
-        ({"attack": "fgsm"}, TypeError, "attack .*fgsm"),
-        ({"rng": "seed"}, TypeError, "rng .*seed"),
     ],
 )
 def test_wrong_arguments_fail_at_the_call(

@@ -13,7 +13,8 @@ from pyimagesearch.datagen import (
     in_step,
 )
 from pyimagesearch.fgsm import generate_image_adversary
-from pyimagesearch.robustness import evaluate_robustness, transfer
+from pyimagesearch.robustness import evaluate_robustness
+from pyimagesearch.robustness.suite import Suite
 from pyimagesearch.simplecnn import SimpleCNN
 
 DIMS = (6, 6, 1)
@@ -63,14 +64,18 @@ def draw(generate):
     return lambda **arguments: next(generate(**arguments))
 
 
+def two_attacks(suite):
+    """Return enough of the report's attacks to check its arguments."""
+    return {"FGSM": suite.fgsm, "PGD": suite.pgd}
+
+
 ATTACK = {"model": build_classifier(), "eps": 0.1, "clip": (0, 1)}
 GRADIENT = ATTACK | {"loss": "cross_entropy"}
 BATCH = {"images": IMAGES, "labels": LABELS, "rng": 0}
 PGD = {"steps": 2, "step_size": 0.1, "restarts": 2}
 GENERATOR = BATCH | {"model": ATTACK["model"], "total": 4, "dims": DIMS, "eps": 0.1}
 GENERATOR |= {"attack": generate_image_adversary}
-REPORT = ATTACK | BATCH | {"steps": 1, "queries": 2, "attacker_images": None}
-ANSWERS = {"images": IMAGES, "answers": LABELS, "clip": (0, 1), "classes": 3}
+REPORT = ATTACK | BATCH | {"steps": 1, "queries": 2}
 NETWORK = {"width": 8, "height": 8, "depth": 1, "classes": 3}
 
 # Functions, and valid arguments for them.
@@ -82,7 +87,6 @@ FUNCTIONS = {
     "mixed": (draw(generate_mixed_adverserial_batch), GENERATOR | {"split": 0.5}),
     "in_step": (in_step, {"batches": [(IMAGES, LABELS)]}),
     "report": (partial(evaluate_robustness, verbose=False), REPORT),
-    "substitute": (transfer.train_substitute, ANSWERS),
     "network": (SimpleCNN.build, NETWORK),
 }
 
@@ -91,7 +95,7 @@ FUNCTIONS = {
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_wrong_arguments_are_named(name, monkeypatch):
-    monkeypatch.setattr(transfer, "_STEPS", 1)
+    monkeypatch.setattr(Suite, "attacks", two_attacks)
     function, valid = FUNCTIONS[name]
     function(**valid)
     for argument in valid:

@@ -6,14 +6,19 @@ import resource
 import subprocess
 import sys
 import zipfile
+from collections import defaultdict
+from graphlib import TopologicalSorter
 from itertools import pairwise
 from pathlib import Path
+from signal import SIGABRT
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FIRST, SECOND = "train_adversarial_defense", "train_mixed_adversarial_defense"
-COMMAND = "pyimagesearch.robustness"
+FIRST = "train_adversarial_defense"
+SECOND = "train_mixed_adversarial_defense"
+REPORT = "pyimagesearch.robustness"
+RECIPE = "pyimagesearch.training"
 
 
 def run_python(*arguments, **environment):
@@ -36,7 +41,8 @@ FLOORS = [
     "pyimagesearch.training",
     "pyimagesearch.robustness",
     "pyimagesearch.experiment",
-    "pyimagesearch.robustness.__main__",
+    f"{REPORT}.__main__",
+    f"{RECIPE}.__main__",
     FIRST,
     SECOND,
 ]
@@ -74,6 +80,21 @@ def test_imports_go_only_downwards():
     assert wrong == []
 
 
+def room(module):
+    """Return a module's folder in the package, or itself if it is in none."""
+    return ".".join(module.split(".")[:2])
+
+
+def test_rooms_import_each_other_in_no_circle():
+    """Commands count to their rooms."""
+    below = defaultdict(set)
+    for one, other in imports():
+        if room(one) != room(other):
+            below[room(one)].add(room(other))
+    assert {"pyimagesearch.core", "pyimagesearch.experiment"} <= below[REPORT]
+    TopologicalSorter(below).prepare()  # which raises an error if there is one
+
+
 def test_the_tutorials_files_are_seen_first():
     top = {path.name for path in (ROOT / "pyimagesearch").glob("*.py")}
     assert top == {"__init__.py", "simplecnn.py", "fgsm.py", "datagen.py"}
@@ -99,7 +120,10 @@ def test_another_backend_already_loaded_is_one_clear_error():
     assert "'torch'" in finished.stderr
 
 
-@pytest.mark.parametrize("start", [[f"{FIRST}.py"], [f"{SECOND}.py"], ["-m", COMMAND]])
+STARTS = [[f"{FIRST}.py"], [f"{SECOND}.py"], ["-m", REPORT], ["-m", RECIPE]]
+
+
+@pytest.mark.parametrize("start", STARTS)
 def test_help_is_answered_within_half_a_second(start):
     bare = {name: "" for name in os.environ if name.startswith("COV")}
     used = [0.0]
@@ -115,19 +139,23 @@ def test_help_is_answered_within_half_a_second(start):
 # What is given, and what the error says.
 WRONG_OPTIONS = [
     (["--data", "no such file"], "digits or an .npz file, got 'no such file'"),
-    (["--data", "tests"], "an .npz file, got 'tests'"),
     (["--seed", "-1"], "--seed: must be from 0 to 4,294,967,295, got '-1'"),
     (["--output", ""], "--output: must be a folder, got ''"),
-    (["--output", "README.md"], "README.md must be a folder to write to"),
+    (["--output", "README.md"], "--output: must be a folder to write to, got 'README"),
     (["--sede", "1"], "--sede 1"),
 ]
-WRONG_SCRIPT_OPTIONS = [
+WRONG_TRAINING_OPTIONS = [
     *WRONG_OPTIONS,
+    (["--data", "tests"], "an .npz file, got 'tests'"),
     (["--epochs", "0"], "--epochs: must be at least 1, got '0'"),
     (["--epochs", "many"], "--epochs: invalid int value: 'many'"),
     (["--epochs"], "one argument"),
     (["--eps", "-0.1"], "--eps: must be from 0 to 1, got '-0.1'"),
     (["--eps", "nan"], "--eps: must be from 0 to 1, got 'nan'"),
+]
+WRONG_SCRIPT_OPTIONS = [
+    *WRONG_TRAINING_OPTIONS,
+    (["--batch-size", "0"], "--batch-size: must be at least 1, got '0'"),
     (["--model", "no.keras"], "as Keras saves it, got 'no.keras'"),
     (["--model", "README.md"], "as Keras saves it, got 'README.md'"),
     (["--model", "old.h5"], "keras.saving.load_model('m.h5')"),
@@ -137,22 +165,34 @@ WRONG_SCRIPT_OPTIONS = [
 WRONG_FIRST_OPTIONS = [*WRONG_SCRIPT_OPTIONS, (["--split", "0.5"], "--split")]
 WRONG_SECOND_OPTIONS = [
     *WRONG_SCRIPT_OPTIONS,
-    (["--attack", "cw"], "rfgsm"),
-    (["--recipe", "best"], "robust"),
-    (["--attack", "pgd", "--recipe", "robust"], "tutorial, got pgd"),
+    (["--split", "1.1"], "--split: must be from 0 to 1, got '1.1'"),
+    (["--attack", "pgd"], "--attack pgd"),
+    (["--recipe", "robust"], "--recipe robust"),
     (["--honest"], "--honest"),
 ]
-WRONG_COMMANDS = [
+WRONG_MODELS = [
     ([], "required: MODEL.keras"),
     (["README.md"], "MODEL.keras: must be an existing .keras file, as Keras saves it"),
     (["NO_ZIP"], "as Keras saves it, got"),
+]
+WRONG_RECIPES = [
+    *WRONG_MODELS,
+    *((["MODEL", *options], says) for options, says in WRONG_TRAINING_OPTIONS),
+    (["MODEL", "--batch-size", "64"], "--batch-size"),
+]
+WRONG_REPORTS = [
+    *WRONG_MODELS,
     (["--eps", "0.1", "MODEL"], "must be a number: models come first, got"),
+    (["MODEL", "--transfer"], "--transfer"),
     *(
         (["MODEL", *options], says)
         for options, says in [
             *WRONG_OPTIONS,
             (["--eps", "0.1", "-1.0"], "'-1.0'"),
-            (["--images", "0"], "--images: must be at least 1, got '0'"),
+            (["--images", "0"], "a number from 1 on, or START:STOP, got '0'"),
+            (["--images", "5:5"], "a number from 1 on, or START:STOP, got '5:5'"),
+            (["--steps", "0"], "--steps: must be at least 1, got '0'"),
+            (["--fail-under", "90"], "--fail-under: must be from 0 to 1, got '90'"),
             (["--eps", "0.5", "1.5"], "from 0 to the range's 1, got 1.5"),
             (["--range", "1", "1"], "LOW HIGH, the first smaller, got 1 1"),
             (["--range", "0", "inf"], "'inf'"),
@@ -162,8 +202,9 @@ WRONG_COMMANDS = [
 
 
 def test_wrong_options_are_one_line_before_tensorflow_is_loaded(tmp_path):
-    model, saved_model = tmp_path / "model.keras", tmp_path / "saved"
+    model = tmp_path / "model.keras"
     zipfile.ZipFile(model, "w").close()
+    saved_model = tmp_path / "saved"
     saved_model.mkdir()
     (saved_model / "saved_model.pb").touch()
     no_zip = tmp_path / "text.keras"
@@ -174,7 +215,8 @@ def test_wrong_options_are_one_line_before_tensorflow_is_loaded(tmp_path):
         for script, wrong in [
             (FIRST, WRONG_FIRST_OPTIONS),
             (SECOND, WRONG_SECOND_OPTIONS),
-            (COMMAND, WRONG_COMMANDS),
+            (REPORT, WRONG_REPORTS),
+            (RECIPE, WRONG_RECIPES),
         ]
         for options, says in wrong
     ]
@@ -200,16 +242,23 @@ assert not {{"tensorflow", "keras", "sklearn", "matplotlib"}} & set(sys.modules)
     assert finished.stdout == ""
 
 
-def test_failed_import_of_tensorflow_shows_what_it_printed(tmp_path):
+@pytest.mark.parametrize("level", [None, "0"])
+@pytest.mark.parametrize(
+    ("failure", "status"), [("raise ImportError('no')", 1), ("os.abort()", -SIGABRT)]
+)
+def test_failed_import_of_tensorflow_shows_what_it_printed(
+    failure, status, level, tmp_path
+):
     (tmp_path / "tensorflow.py").write_text(
-        "import os; os.write(2, b'reason in C++'); raise ImportError('no')"
+        f"import os; os.write(2, b'reason in C++'); {failure}"
     )
-    bare = {"PYTHONPATH": str(tmp_path)}
-    for settings in ({}, {"TF_CPP_MIN_LOG_LEVEL": "0"}):
-        code = "import os; os.environ.pop('TF_CPP_MIN_LOG_LEVEL', None);"
-        code += f"os.environ |= {settings!r}; import runpy, sys; sys.argv[1:] = [];"
-        code += f"runpy.run_path('{FIRST}.py', run_name='__main__')"
-        finished = run_python("-c", code, **bare)
-        assert finished.returncode == 1
-        assert "reason in C++" in finished.stderr
+    code = f"import os, runpy, sys; sys.argv = ['{FIRST}.py'];"
+    code += "os.environ.pop('TF_CPP_MIN_LOG_LEVEL', None);"
+    if level:
+        code += f"os.environ['TF_CPP_MIN_LOG_LEVEL'] = '{level}';"
+    code += f"runpy.run_path('{FIRST}.py', run_name='__main__')"
+    finished = run_python("-c", code, PYTHONPATH=str(tmp_path))
+    assert finished.returncode == status
+    assert "reason in C++" in finished.stderr
+    if status == 1:
         assert finished.stderr.endswith("ImportError: no\n")

@@ -2,7 +2,11 @@ import numpy as np
 import pytest
 from conftest import build_classifier
 
-from pyimagesearch.robustness.pictures import draw_pictures, plot_accuracy
+from pyimagesearch.experiment.pictures import (
+    draw_pictures,
+    plot_accuracy,
+    save_pictures,
+)
 
 pytest.importorskip("matplotlib")
 
@@ -19,9 +23,8 @@ def test_adversaries_show_answers_and_mark_wrong_ones(case):
     model, images, outputs = case
     labels = outputs.argmax(axis=1)
     labels[1] = (labels[1] + 1) % 3
-    figure = draw_pictures({"m": model}, (images, np.eye(3)[labels]), 0.5)[
-        "adversaries_m"
-    ]
+    figures = draw_pictures({"m": model}, (images, np.eye(3)[labels]), 0.5)
+    figure = figures["adversaries_m"]
     titles = [axis.get_title() for axis in figure.axes]
     expected = [f"{o.argmax()}, {o.max():.0%}" for o in outputs]
     expected[1] = f"✗ not {labels[1]}: {expected[1]}"
@@ -60,7 +63,7 @@ def test_accuracy_has_a_line_a_model_axes_and_a_title():
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("eps", [0.0, 0.1])
+@pytest.mark.parametrize(("case", "eps"), [(1, 0.0), (3, 0.1)], indirect=["case"])
 def test_pictures_of_odd_names_and_a_single_image(case, eps, tmp_path):
     model, images, outputs = case
     data = images[:1], np.eye(3)[outputs[:1].argmax(axis=1)]
@@ -86,3 +89,19 @@ def test_accuracy_falls_with_eps_in_the_images_own_range():
     accuracies = line.get_ydata()
     assert accuracies[0] == 1 and accuracies[-1] < 0.7
     np.testing.assert_allclose(line.get_xdata()[[0, -1]], [0, 60])
+
+
+@pytest.mark.parametrize("case", [1], indirect=True)
+def test_a_picture_that_fails_is_one_warning_line_and_stops_nothing(
+    case, tmp_path, monkeypatch
+):
+    from matplotlib.figure import Figure
+
+    def fail(figure, path, **settings):
+        raise RuntimeError("no font\nanywhere")
+
+    monkeypatch.setattr(Figure, "savefig", fail)
+    model, images, outputs = case
+    with pytest.warns(UserWarning, match="^no pictures: no font anywhere$"):
+        save_pictures(tmp_path, {"m": model}, (images, np.round(outputs)), 0.1)
+    assert list(tmp_path.iterdir()) == []

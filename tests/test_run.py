@@ -1,65 +1,89 @@
-"""Whole runs in this process: their folder, their figures, and how they go on."""
+"""Runs in this process: their folder, their figures, and how they go on."""
 
 import contextlib
 import csv
 import errno
 import importlib
 import json
-import os
+import math
 import re
-import shutil
 import subprocess
 import sys
-from argparse import Namespace
 from functools import partial
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
-from conftest import build_classifier
+from conftest import build_classifier, network_of
 
-from pyimagesearch.experiment import console, ending, options
-from pyimagesearch.experiment.data import load
-from pyimagesearch.experiment.run import checksum
+from pyimagesearch.experiment import console, options, run
+from pyimagesearch.experiment.data import Data
 from pyimagesearch.simplecnn import SimpleCNN
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
-FIRST, SECOND = "train_adversarial_defense", "train_mixed_adversarial_defense"
-MNIST_NPZ = os.environ.get("MNIST_NPZ")
-# Some of the ten saves of a run of three epochs without pictures: two an epoch, of
-# state and history; two networks; history; results.
-SAVES = (2, 5, 10)
+FIRST = "train_adversarial_defense"
+SECOND = "train_mixed_adversarial_defense"
+RECIPE = "pyimagesearch.training.__main__"
 NETWORKS = {"trained.keras", "defended.keras"}
+FILES = NETWORKS | {"history.csv", "results.json"}
+# Command, history and trained network; then defended network, history and results.
+SAVES = range(1, 7)
+
+network = partial(build_classifier, (8, 8, 1))
 
 
 class PowerLoss(BaseException):
     """Ends a run where nothing may tidy up after it."""
 
 
+def small_network(*shape_and_classes):
+    """Build a network with dropout, quicker than SimpleCNN."""
+    hidden = [keras.layers.Flatten(), keras.layers.Dropout(0.5)]
+    answer = keras.layers.Dense(3, activation="softmax")
+    return network_of(*hidden, answer, image_shape=(8, 8, 1))
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """The path of a small network for the tiny data."""
+    path = tmp_path_factory.mktemp("start") / "start.keras"
+    small_network().save(path)
+    return path
+
+
+def leave_out(*arguments, **settings):
+    """Stand in for the fresh attacks and the pictures, where they are no subject."""
+
+
 @pytest.fixture
 def run_script(tiny_data, monkeypatch, capsys):
     """Return a function that runs a script in this process, by default a short run."""
 
-    def run(script, *arguments, pictures=False):
+    def run_script(script, *arguments, is_whole=False):
         monkeypatch.syspath_prepend(ROOT)
-        short = ["--data", tiny_data, "--epochs", 2, "--fine-tune-epochs", 1]
-        argv = [f"{script}.py", *map(str, [*short, *arguments])]
-        monkeypatch.setattr(sys, "argv", argv)
-        module, status = importlib.import_module(script), 0
-        mixed = script == SECOND
-        parse = options.parse_mixed_options if mixed else options.parse_options
+        module = importlib.import_module(script)
+        short = ["--data", tiny_data, "--epochs", 2, "--quiet"]
+        name = f"{script.replace('.', '/')}.py"
+        if script == RECIPE:
+            parse = module.parse_options
+        else:
+            parse = module.__dict__.get("parse_mixed_options", options.parse_options)
+            short += ["--fine-tune-epochs", 2]
+        monkeypatch.setattr(sys, "argv", [name, *map(str, [*short, *arguments])])
+        status = 0
         with monkeypatch.context() as patch:
-            if not pictures:
-                patch.setitem(sys.modules, "matplotlib", None)  # not installed
+            if not is_whole:
+                patch.setattr(run, "check_defence", leave_out)
+                patch.setattr(run, "save_pictures", leave_out)
             try:
                 console.run_script(module.main, parse, module.__doc__)
             except SystemExit as exit:
                 status = exit.code
         return status, *capsys.readouterr()
 
-    return run
+    return run_script
 
 
 def one_line(error):
@@ -71,19 +95,42 @@ def read_results(path):
     return json.loads((path / "results.json").read_text())
 
 
+def read_table(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
 def history(path):
-    with (path / "history.csv").open() as file:
-        return [row | {"seconds": None} for row in csv.DictReader(file)]
+    return [row | {"seconds": None} for row in read_table(path / "history.csv")]
 
 
-def names(path):
-    return {file.name for file in path.iterdir()} - {".lock"}
+def contents(path):
+    return {file.name: file.read_bytes() for file in path.iterdir()}
+
+
+def outcome(path):
+    """Return all that a run leaves but its times, after a look at every file."""
+    check_files(path)
+    return read_results(path)["figures"], history(path), set(contents(path))
+
+
+def check_files(path):
+    """Check that every file is whole."""
+    for file in path.glob("[!.]*"):
+        if file.suffix == ".keras":
+            keras.saving.load_model(file, compile=False)
+        elif file.suffix == ".json":
+            json.loads(file.read_text())
+        elif file.suffix == ".csv":
+            for row in read_table(file):
+                assert None not in {*row, *row.values()}
 
 
 @contextlib.contextmanager
 def failing(monkeypatch, save, error, torn):
     """Let a run's n-th save end in an error: half-written, or before its rename."""
-    replace, count = Path.replace, 0
+    replace = Path.replace
+    count = 0
 
     def replace_until_failure(path, target):
         nonlocal count
@@ -93,7 +140,7 @@ def failing(monkeypatch, save, error, torn):
         if torn:
             path.write_bytes(b"PK\3\4 torn")
         if isinstance(error, PowerLoss):
-            patch.setattr(Path, "unlink", lambda *_, **__: None)
+            patch.setattr(Path, "unlink", leave_out)
         raise error
 
     with monkeypatch.context() as patch:
@@ -102,23 +149,45 @@ def failing(monkeypatch, save, error, torn):
     assert count == save
 
 
+def lose_power_in_fine_tuning(monkeypatch):
+    """Let a run end after the first epoch of its fine-tuning."""
+    make_phase = run.Run.phase
+
+    def phase(self, name):
+        callback = make_phase(self, name)
+        begin = callback.on_epoch_begin
+
+        def on_epoch_begin(epoch, logs=None):
+            if name == "fine-tuning" and epoch == 1:
+                raise PowerLoss
+            begin(epoch, logs)
+
+        callback.on_epoch_begin = on_epoch_begin
+        return callback
+
+    monkeypatch.setattr(run.Run, "phase", phase)
+
+
 def printed_figures(printed):
     return re.findall(r"\[INFO\] (.*):\n\[INFO\] loss: (\S+), acc: (\S+)", printed)
 
 
 @pytest.mark.parametrize("script", [FIRST, SECOND])
 def test_finished_run_and_the_same_in_another_process(script, run_script, tmp_path):
-    path, more = tmp_path / "run", ["--seed", "3", "--quiet"]
-    status, printed, _ = run_script(script, "--output", path, *more)
+    path = tmp_path / "run"
+    more = ["--seed", "3", "--fine-tune-epochs", "1", "--output", path]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "matplotlib", None)
+        status, printed, _ = run_script(script, *more, is_whole=True)
     assert status == 0
     assert "pip install matplotlib" in printed
-    assert names(path) == NETWORKS | {"history.csv", "results.json"}
+    assert set(contents(path)) == FILES
     saved = read_results(path)
     assert saved["settings"]["script"] == f"{script}.py"
     assert saved["settings"]["--seed"] == 3
     assert saved["versions"]["keras"] == keras.__version__
-    assert saved["versions"]["floatx"] == saved["versions"]["dtype policy"] == "float32"
     assert saved["seconds"]["run"] > saved["seconds"]["training"] > 0
+    assert saved["seconds"]["fine-tuning"] > 0
     assert saved["published"] == {}
     figures = printed_figures(printed)
     assert len(figures) == 8
@@ -126,128 +195,145 @@ def test_finished_run_and_the_same_in_another_process(script, run_script, tmp_pa
         (what, f"{figures['loss']:.4f}", f"{figures['accuracy']:.4f}")
         for what, figures in saved["figures"].items()
     ]
+    assert ("has seen these test images" in printed) == (script == FIRST)
     rows = history(path)
     epochs = [("training", "1"), ("training", "2"), ("fine-tuning", "1")]
     assert [(row["phase"], row["epoch"]) for row in rows] == epochs
     normal = saved["figures"]["normal testing images"]["accuracy"]
     assert float(rows[1]["val_accuracy"]) == pytest.approx(normal)
 
-    command = [sys.executable, f"{script}.py", *sys.argv[1:], "--force"]
+    command = [sys.executable, *sys.argv[:-2]]
     if script == SECOND:  # from the trained network
-        command += ["--model", path / "trained.keras", "--output", tmp_path / "again"]
+        command += ["--model", path / "trained.keras"]
     other = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert ("training network" in other.stdout) == (script == FIRST)
     assert printed_figures(other.stdout) == figures, other.stderr
 
 
-def test_finished_run_is_replaced_only_by_force(run_script, tmp_path):
-    path, start, wrong = (tmp_path / name for name in ("run", "start.keras", "w.keras"))
-    path.mkdir()
-    for name in (*NETWORKS, "history.csv", "results.json"):
-        (path / name).write_text("precious")
-    before = {file: file.read_bytes() for file in path.iterdir()}
-    status, _, error = run_script(FIRST, "--output", path)
-    assert status == 2
-    assert "holds an earlier run's results.json" in one_line(error)
-    assert "--force" in error
-    build_classifier((8, 8, 1)).save(start)
-    build_classifier((8, 8, 1), classes=5).save(wrong)
-    more = ["--output", path, "--force", "--model"]
-    assert run_script(FIRST, *more, wrong)[0] == 2
-    assert {file: file.read_bytes() for file in before} == before
-    assert run_script(FIRST, *more, start)[0] == 0
-    assert read_results(path)["settings"]["--model"] == str(start)
-
-
-@pytest.mark.parametrize("name", ["trained.keras", "history.csv", "accuracy.png"])
-def test_somebody_elses_file_is_not_overwritten(name, run_script, tmp_path):
-    (tmp_path / name).write_text("precious")
-    status, _, error = run_script(FIRST, "--output", tmp_path)
-    assert status == 2 and name in one_line(error)
-    assert (tmp_path / name).read_text() == "precious"
-
-
-def test_run_killed_at_any_save_goes_on(run_script, tmp_path, monkeypatch):
-    more = ["--recipe", "robust", "--epochs", 1, "--fine-tune-epochs", 2, "--output"]
+def test_run_killed_at_any_save_goes_on(run_script, start, tmp_path, monkeypatch):
+    """Also one that replaces another run, from whose network it must not go on."""
+    more = ["--model", start, "--force", "--output"]
     whole = tmp_path / "whole"
-    run_script(SECOND, *more, whole)
+    run_script(FIRST, *more, whole)
+    expected = outcome(whole)
+    assert expected[2] == FILES
     for save in SAVES:
-        path, error = tmp_path / str(save), PowerLoss()
-        torn = failing(monkeypatch, save, error, torn=save % 2 == 0)
+        path = tmp_path / str(save)
+        path.mkdir()
+        for name in NETWORKS:
+            network().save(path / name)
+        (path / "results.json").write_text("{}")
+        torn = failing(monkeypatch, save, PowerLoss(), torn=save % 2 == 0)
         with torn, pytest.raises(PowerLoss):
-            run_script(SECOND, *more, path)
-        status, _, error = run_script(SECOND, *more, path)
+            run_script(FIRST, *more, path)
+        check_files(path)
+        status, printed, error = run_script(FIRST, *more, path)
         assert status == 0, error
-        assert read_results(path)["figures"] == read_results(whole)["figures"]
-        assert history(path) == history(whole)
-        assert names(path) == names(whole)
+        is_going_on = "going on from" in printed.rpartition("loading MNIST")[2]
+        assert is_going_on == (save > 3)
+        assert outcome(path) == expected
+    status, printed, _ = run_script(FIRST, *more, whole)  # which is finished
+    assert status == 0 and "going on from" in printed
+    assert outcome(whole) == expected
 
 
-def test_full_disk_is_one_line_and_interrupted_run_goes_on_elsewhere(
-    run_script, tmp_path, monkeypatch, tiny_data
+@pytest.mark.parametrize("script", [FIRST, SECOND, RECIPE])
+def test_run_killed_in_its_fine_tuning_goes_on(
+    script, run_script, start, tmp_path, monkeypatch
 ):
-    start, copy = tmp_path / "start.keras", tmp_path / "copy.keras"
-    build_classifier((8, 8, 1)).save(start)
-    shutil.copy(start, copy)
-    shutil.copy(tiny_data, tmp_path / "copy.npz")
-    more = ["--output", tmp_path / "run", "--fine-tune-epochs", 3, "--model"]
-    full = OSError(errno.ENOSPC, "No space left on device")
-    for error, status, says in [
-        (full, 1, "No space left on device; the same command goes on after"),
-        (KeyboardInterrupt(), 130, "interrupted; the same command goes on after"),
-    ]:
-        with failing(monkeypatch, 3, error, torn=True):
-            got, _, line = run_script(FIRST, *more, start)
-        assert (got, says in one_line(line)) == (status, True)
-        assert names(tmp_path / "run") == {"state.npz", "history.csv"}
-    status, _, line = run_script(FIRST, *more, start, "--seed", 1, "--eps", 0.2)
-    assert status == 2
-    assert "--seed 0, not 1" in one_line(line) and "--eps 0.1, not 0.2" in line
-    # Files count by what they hold.
-    same = ["--data", tmp_path / "copy.npz", "--quiet"]
-    status, printed, _ = run_script(FIRST, *more, copy, *same)
-    assert status == 0
-    assert "[INFO] going on after epoch 2 of fine-tuning\n" in printed
-    assert read_results(tmp_path / "run")["settings"]["--model"] == str(copy)
-
-
-@pytest.fixture
-def set_formats():
-    """Return a function that sets Keras's number formats, which are put back."""
-
-    def set_formats(policy, floatx="float32"):
-        keras.config.set_floatx(floatx)
-        keras.config.set_dtype_policy(policy)
-
-    yield set_formats
-    set_formats("float32")
-
-
-@pytest.mark.parametrize("policy", ["bfloat16", "mixed_float16"])
-def test_killed_run_goes_on_in_its_own_number_formats_only(
-    policy, run_script, tmp_path, monkeypatch, set_formats
-):
-    set_formats(policy)
-    SimpleCNN.build(8, 8, 1, 3).save(tmp_path / "model.keras")
-    more = ["--model", tmp_path / "model.keras", "--fine-tune-epochs", 2, "--output"]
-    run_script(SECOND, *more, tmp_path / "whole")
-    torn = failing(monkeypatch, 3, PowerLoss(), torn=True)
-    with torn, pytest.raises(PowerLoss):
-        run_script(SECOND, *more, tmp_path / "killed")
-    for formats, says in [
-        (["float32"], f"dtype policy {policy}, not float32"),
-        ([policy, "float64"], "floatx float32, not float64"),
-    ]:
-        set_formats(*formats)
-        status, _, error = run_script(SECOND, *more, tmp_path / "killed")
-        assert status == 2 and says in one_line(error)
-    set_formats(policy)
-    status, printed, error = run_script(SECOND, *more, tmp_path / "killed")
+    whole = tmp_path / "whole"
+    killed = tmp_path / "killed"
+    more = [start] if script == RECIPE else []
+    monkeypatch.setattr(SimpleCNN, "build", small_network)
+    assert run_script(script, *more, "--output", whole)[0] == 0
+    with monkeypatch.context() as patch, pytest.raises(PowerLoss):
+        lose_power_in_fine_tuning(patch)
+        run_script(script, *more, "--output", killed)
+    assert set(contents(killed)) == FILES - {"defended.keras"}
+    check_files(killed)
+    status, printed, error = run_script(script, *more, "--output", killed)
     assert status == 0, error
-    assert "going on after epoch 1 of fine-tuning" in printed
-    whole, killed = (read_results(tmp_path / name) for name in ("whole", "killed"))
-    assert whole["versions"]["dtype policy"] == policy
-    assert killed["figures"] == whole["figures"]
+    going_on = printed.partition(f"going on from {killed / 'trained.keras'}\n")[2]
+    assert "fine-tuning network" in going_on
+    assert "training network" not in going_on
+    assert outcome(killed) == outcome(whole)
+
+
+def test_another_command_is_refused_until_force(run_script, start, tmp_path):
+    path = tmp_path / "run"
+    wrong = tmp_path / "wrong.keras"
+    network(classes=5).save(wrong)
+    more = ["--output", path, "--model", start]
+    assert run_script(FIRST, *more)[0] == 0
+    before = contents(path)
+    for script, changed in [(FIRST, ["--seed", 1]), (SECOND, [])]:
+        status, _, error = run_script(script, *more, *changed)
+        assert status == 2
+        assert f"{path} holds another run's results.json" in one_line(error)
+        assert "--force" in error
+        assert contents(path) == before
+    assert run_script(FIRST, *more, "--model", wrong, "--force")[0] == 2
+    assert contents(path) == before
+    assert run_script(FIRST, *more, "--seed", 1, "--force")[0] == 0
+    assert read_results(path)["settings"]["--seed"] == 1
+
+
+@pytest.mark.parametrize("name", [*sorted(FILES), "accuracy.png"])
+def test_somebody_elses_file_is_not_overwritten(name, run_script, start, tmp_path):
+    (tmp_path / name).write_text("precious")
+    more = ["--output", tmp_path, "--model", start]
+    status, _, error = run_script(FIRST, *more)
+    assert status == 2 and name in one_line(error)
+    assert contents(tmp_path) == {name: b"precious"}
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "expected"),
+    [
+        ("results.json", [], 2),
+        ("results.json", ["--force"], 1),
+        ("trained.keras", ["--force"], 1),
+    ],
+)
+def test_folder_of_odd_things_is_one_line(
+    name, more, expected, run_script, start, tmp_path
+):
+    (tmp_path / name).mkdir()
+    more = ["--output", tmp_path, "--model", start, *more]
+    status, _, error = run_script(FIRST, *more)
+    assert status == expected
+    assert name in one_line(error)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "says"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            1,
+            "No space left on device",
+        ),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_full_disk_and_interruption_are_one_line(
+    error, status, says, run_script, start, tmp_path, monkeypatch
+):
+    more = ["--output", tmp_path, "--model", start]
+    with failing(monkeypatch, 3, error, torn=True):
+        got, _, line = run_script(FIRST, *more)
+    assert got == status
+    hint = "; the same command goes on from the last finished phase"
+    assert one_line(line).endswith(says + hint)
+    assert set(contents(tmp_path)) == FILES - NETWORKS
+
+
+def test_network_that_would_be_replaced_is_refused(run_script, tmp_path):
+    path = tmp_path / "trained.keras"
+    network().save(path)
+    for script, model in [(FIRST, ["--model", path]), (RECIPE, [path])]:
+        status, _, error = run_script(script, *model, "--output", tmp_path, "--force")
+        assert status == 2 and "--model must not be replaced" in one_line(error)
 
 
 PUBLISHED = {
@@ -256,28 +342,54 @@ PUBLISHED = {
 }
 
 
+@pytest.fixture
+def finish(start, monkeypatch, capsys):
+    """Return a function that ends a script's run with made-up figures."""
+
+    def finish(script, path, *arguments, data="mnist"):
+        argv = [f"{script}.py", "--output", str(path), *map(str, arguments)]
+        monkeypatch.setattr(sys, "argv", argv)
+        monkeypatch.setattr(run, "check_defence", leave_out)
+        monkeypatch.setattr(run, "save_pictures", leave_out)
+        parse = (
+            options.parse_options if script == FIRST else options.parse_mixed_options
+        )
+        images = np.zeros((64, 8, 8, 1), np.float32)
+        split = (images, images)
+        begun = run.Run(parse("a script"), Data(data, split, split))
+        for number in range(5):
+            begun.show(f"images {number}", 1.25 + number, 0.125 * number)
+        model = keras.saving.load_model(start)
+        begun.save_trained(model)
+        begun.finish(model, split)
+        return capsys.readouterr().out, read_results(path)["published"]
+
+    return finish
+
+
 @pytest.mark.parametrize("script", [FIRST, SECOND])
-def test_published_figures_stand_beside_a_tutorials_run(
-    script, run_script, tmp_path, monkeypatch, tiny_data
-):
-    monkeypatch.setattr(ending, "_MNIST", checksum(*load(tiny_data)))
-    tutorial = ["--epochs", 20, "--fine-tune-epochs", 10, "--output", tmp_path]
-    status, printed, _ = run_script(script, *tutorial)
-    assert status == 0
-    saved, own = read_results(tmp_path), printed_figures(printed)[:4]
-    table = printed.partition("published")[2].splitlines()[1:5]
-    for line, theirs, (what, *ours) in zip(table, PUBLISHED[script], own, strict=True):
-        assert " ".join(line.split()) == " ".join(["[INFO]", what, theirs, *ours])
+def test_published_figures_stand_beside_a_tutorials_run(script, finish, tmp_path):
+    printed, saved = finish(script, tmp_path)
+    table = printed.partition("published")[2].splitlines()[1:]
+    assert len(table) == len(saved) == 4
+    for number, (line, theirs) in enumerate(zip(table, PUBLISHED[script], strict=True)):
+        what = f"images {number}"
+        ours = f"{1.25 + number:.4f} {0.125 * number:.4f}"
+        assert " ".join(line.split()) == f"[INFO] {what} {theirs} {ours}"
         loss, accuracy = map(float, theirs.split())
-        assert saved["published"][what] == {"loss": loss, "accuracy": accuracy}
+        assert saved[what] == {"loss": loss, "accuracy": accuracy}
 
 
-@pytest.mark.skipif(not MNIST_NPZ, reason="MNIST_NPZ names no file")
-def test_tutorials_data_are_mnist():
-    assert checksum(*load(MNIST_NPZ)) == ending._MNIST
-
-
-network = partial(build_classifier, (8, 8, 1))
+def test_other_runs_have_no_published_figures(finish, start, tmp_path):
+    for name, script, more, data in [
+        ("model", FIRST, ["--model", start], "mnist"),
+        ("data", FIRST, [], "faces.npz"),
+        ("honest", FIRST, ["--honest"], "mnist"),
+        ("split", SECOND, ["--split", 0.4], "mnist"),
+        ("eps", SECOND, ["--eps", 0.2], "mnist"),
+    ]:
+        printed, saved = finish(script, tmp_path / name, *more, data=data)
+        assert "published" not in printed and saved == {}, name
 
 
 def nan_network():
@@ -293,7 +405,7 @@ def nan_network():
         (partial(network, activation=None), "probabilities"),
         (build_classifier, r"images of shape \(8, 8, 1\).*6, 6, 1\)"),
         (nan_network, "probabilities.* nan"),
-        (partial(keras.layers.Dense, 3), "Keras model, got Dense"),
+        (partial(keras.layers.Dense, 3), "must be a Keras.* model, got .*Dense"),
     ],
 )
 def test_network_that_does_not_fit_is_one_line(build, message, run_script, tmp_path):
@@ -304,106 +416,75 @@ def test_network_that_does_not_fit_is_one_line(build, message, run_script, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("script", "rate", "phase"), [(FIRST, 1e-3, "training"), (SECOND, 1e-4, "tuning")]
+    ("script", "rate", "left"),
+    [(FIRST, 1e-3, set()), (SECOND, 1e-4, FILES - {"defended.keras"})],
 )
 def test_training_that_diverges_is_one_line(
-    script, rate, phase, run_script, tmp_path, monkeypatch
+    script, rate, left, run_script, start, tmp_path, monkeypatch
 ):
     def optimizer(learning_rate):
-        return keras.optimizers.SGD(1e30 if learning_rate == rate else 1e-3)
+        return keras.optimizers.SGD(math.inf if learning_rate == rate else 1e-3)
 
     monkeypatch.setattr(keras.optimizers, "Adam", optimizer)
-    status, _, error = run_script(script, "--output", tmp_path)
+    more = [] if script == FIRST else ["--model", start]
+    status, _, error = run_script(script, *more, "--output", tmp_path)
     assert status == 1
     assert "diverged" in one_line(error)
-    assert (tmp_path / "state.npz").exists() == (phase == "tuning")
+    assert set(contents(tmp_path)) == left
 
 
-def test_network_that_would_be_replaced_is_refused(run_script, tmp_path):
-    path = tmp_path / "trained.keras"
-    network().save(path)
-    more = ["--model", path, "--output", tmp_path, "--force"]
-    status, _, error = run_script(FIRST, *more)
-    assert status == 2 and "--model must not be replaced" in one_line(error)
+def test_figure_that_is_nan_is_refused(finish, tmp_path, monkeypatch):
+    def check_defence(model, test, run):
+        run.show("fresh images", float("nan"), 0.1)
+
+    finish(FIRST, tmp_path)
+    monkeypatch.setattr(sys.modules[__name__], "leave_out", check_defence)
+    with pytest.raises(FloatingPointError, match="loss on fresh images is nan"):
+        finish(FIRST, tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("script", "more"), [(FIRST, ["201"]), (SECOND, ["200", "--recipe", "robust"])]
-)
-def test_batch_larger_than_the_data_is_one_line(script, more, run_script, tmp_path):
-    network().save(tmp_path / "start.keras")
-    start = ["--model", tmp_path / "start.keras"]
-    status, _, error = run_script(script, *start, "--batch-size", *more)
-    assert status == 2
-    assert "--batch-size" in one_line(error) and more[0] in error
+def test_batch_larger_than_the_data_is_one_line(run_script, start):
+    more = ["--model", start, "--batch-size"]
+    for script in (FIRST, SECOND):
+        status, _, error = run_script(script, *more, 201)
+        assert status == 2
+        assert "--batch-size must be at most 200" in one_line(error)
+        assert error.endswith("got 201 (see --help)\n")
+    assert run_script(SECOND, *more, 200)[0] == 0
 
 
 def test_data_of_any_size_make_a_run(run_script, tmp_path):
     """One pixel of two channels, two classes, one test image."""
     path = tmp_path / "tiny.npz"
-    images, labels = np.uint8([[[[0, 9]]], [[[255, 0]]], [[[7, 8]]]]), [0, 1, 1]
-    arrays = {"x_train": images, "y_train": labels}
-    np.savez(path, **arrays, x_test=images[:1], y_test=labels[:1])
-    more = ["--data", path, "--batch-size", 2, "--output", tmp_path / "run", "--force"]
-    for script, option in [(FIRST, "--honest"), (SECOND, "--recipe=robust")]:
-        status, printed, error = run_script(script, *more, option, pictures=True)
-        assert status == 0, error
+    images = np.uint8([[[[0, 9]]], [[[255, 0]]], [[[7, 8]]]])
+    arrays = {"x_train": images, "y_train": [0, 1, 1]}
+    np.savez(path, **arrays, x_test=images[:1], y_test=[0])
+    folder = tmp_path / "run"
+    more = ["--data", path, "--batch-size", 2]
+    assert run_script(SECOND, *more, "--split", 0)[0] == 0
+    more += ["--honest", "--output", folder]
+    status, printed, error = run_script(FIRST, *more, is_whole=True)
+    assert status == 0, error
+    assert "has seen these test images" not in printed
     assert "saved 5 pictures" in printed
+    check_files(folder)
     pictures = "adversaries_trained steps_trained adversaries_defended steps_defended"
-    written = NETWORKS | {f"{name}.png" for name in ("accuracy", *pictures.split())}
-    assert names(tmp_path / "run") == written | {"history.csv", "results.json"}
-    assert all(file.stat().st_size > 0 for file in (tmp_path / "run").glob("[!.]*"))
+    written = FILES | {f"{name}.png" for name in ("accuracy", *pictures.split())}
+    assert set(contents(folder)) == written
+    assert all(contents(folder).values())
 
 
-def test_honest_fine_tuning_has_not_seen_the_test_images(digits_file, run_script):
-    more = ["--data", "digits", "--model", digits_file, "--quiet"]
-    more += ["--fine-tune-epochs", 8]
-    (_, seen, _), (_, honest, _) = (
-        run_script(FIRST, *more, *option) for option in ([], ["--honest"])
-    )
-    assert "has seen these test images" in seen
-    assert "has seen these test images" not in honest
-    seen, unseen = map(printed_figures, (seen, honest))
+def test_honest_fine_tuning_has_not_seen_the_test_images(
+    tiny_data, run_script, start, tmp_path
+):
+    """Where the test images have other labels than such images in the training."""
+    path = tmp_path / "shifted.npz"
+    with np.load(tiny_data) as arrays:
+        np.savez(path, **{**arrays, "y_test": (arrays["y_test"] + 1) % 3})
+    more = ["--data", path, "--model", start, "--batch-size", 4]
+    more += ["--fine-tune-epochs", 10]
+    seen = printed_figures(run_script(FIRST, *more)[1])
+    unseen = printed_figures(run_script(FIRST, *more, "--honest")[1])
     assert unseen[:2] == seen[:2]
-    assert float(unseen[3][2]) < float(seen[3][2])
-
-
-def test_robust_recipe_from_a_saved_network_withstands_pgd(digits_file, run_script):
-    more = ["--data", "digits", "--model", digits_file, "--quiet"]
-    more += ["--fine-tune-epochs", 8, "--recipe"]
-    tutorial, robust = (
-        [float(accuracy) for *_, accuracy in printed_figures(printed)]
-        for _, printed, _ in (
-            run_script(SECOND, *more, recipe) for recipe in ("tutorial", "robust")
-        )
-    )
-    assert robust[:2] == tutorial[:2]
-    assert robust[6] > tutorial[6] + 0.1  # PGD
-    assert robust[2] > 0.95
-
-
-@pytest.mark.parametrize(
-    ("name", "more", "expected"),
-    [("state.npz", [], 2), (".lock", [], 2), ("results.json", ["--force"], 1)],
-)
-def test_folder_of_odd_things_is_one_line(name, more, expected, run_script, tmp_path):
-    (tmp_path / name).mkdir()
-    status, _, error = run_script(FIRST, "--output", tmp_path, *more)
-    assert status == expected
-    assert name in one_line(error) or "database" in error
-
-
-def test_torn_state_is_one_line_and_can_be_replaced(run_script, tmp_path):
-    network().save(tmp_path / "start.keras")
-    more = ["--model", tmp_path / "start.keras", "--output", tmp_path]
-    (tmp_path / "state.npz").write_bytes(b"PK\3\4 torn")
-    status, _, error = run_script(FIRST, *more)
-    assert status == 2
-    assert "state.npz cannot be read" in one_line(error) and "--force" in error
-    assert run_script(FIRST, *more, "--force")[0] == 0
-
-
-def test_an_evaluation_that_gives_nan_is_refused():
-    model = Namespace(evaluate=lambda *_, **__: (float("nan"), 0.1))
-    with pytest.raises(FloatingPointError, match="loss on test images is nan"):
-        ending.report("test images", model, (), None)
+    assert float(seen[2][1]) < float(seen[0][1]) < float(unseen[2][1])
+    assert float(seen[3][1]) < float(unseen[3][1])

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FIRST, SECOND = "train_adversarial_defense.py", "train_mixed_adversarial_defense.py"
+FIRST = "train_adversarial_defense.py"
+SECOND = "train_mixed_adversarial_defense.py"
 MNIST_NPZ = os.environ.get("MNIST_NPZ")
 
 pytestmark = pytest.mark.slow
@@ -99,24 +100,49 @@ def check_story(finished, script):
     np.testing.assert_allclose(list(map(float, printed)), expected, atol=0.06)
 
 
-@pytest.mark.parametrize("script", [FIRST, SECOND])
-def test_bare_and_offline_it_tells_the_story_on_digits(script, tmp_path):
+@pytest.fixture
+def offline(tmp_path):
+    """The environment of a machine without a network, and without Keras's files."""
     proxies = ("http_proxy", "https_proxy", "HTTPS_PROXY")
-    offline = dict.fromkeys(proxies, "http://127.0.0.1:9")
-    finished = run_script(
-        script, **offline, HOME=str(tmp_path), KERAS_HOME=str(tmp_path)
-    )
+    homes = {"HOME": str(tmp_path), "KERAS_HOME": str(tmp_path)}
+    return homes | dict.fromkeys(proxies, "http://127.0.0.1:9")
+
+
+@pytest.mark.parametrize("script", [FIRST, SECOND])
+def test_without_data_and_network_it_tells_the_story_on_digits(
+    script, offline, digits_file
+):
+    """The second script goes on from a trained network."""
+    options = ["--batch-size", "16", "--fine-tune-epochs", "8"]
+    options += ["--epochs", "8"] if script == FIRST else ["--model", str(digits_file)]
+    finished = run_script(script, *options, **offline)
     check_story(finished, script)
     loading, printed = story(finished.stdout).split("\n", 1)
     assert loading == "[INFO] loading MNIST dataset..."
-    assert printed == expected_story(script, "360")
+    expected = expected_story(script, "360")
+    epochs = 8 + 8
+    if script == SECOND:
+        expected = expected.replace("[INFO] training network...\n", "")
+        epochs = 8
+    assert printed == expected
     (warning,) = finished.stderr.splitlines()
     assert warning.startswith("warning: mnist is neither cached nor downloadable")
     assert warning.endswith("; using scikit-learn's digits instead")
     # Piped, an epoch is one line besides its number.
-    assert finished.stdout.count("Epoch ") == 40 + 30
-    assert finished.stdout.count("s/step - ") == 40 + 30
+    assert finished.stdout.count("Epoch ") == epochs
+    assert finished.stdout.count("s/step - ") == epochs
     assert "\b" not in finished.stdout and "\r" not in finished.stdout
+
+
+def test_torn_mnist_without_a_network_is_one_line(offline, tmp_path):
+    path = tmp_path / "datasets" / "mnist.npz"
+    path.parent.mkdir()
+    path.write_bytes(b"PK\3\4 torn")
+    finished = run_script(FIRST, **offline)
+    assert finished.returncode == 2
+    (line,) = finished.stderr.splitlines()
+    assert line.startswith(f"{FIRST}: error: --data: {path} was damaged")
+    assert "[INFO] loading" in finished.stdout and "digits" not in finished.stdout
 
 
 @pytest.mark.skipif(not MNIST_NPZ, reason="MNIST_NPZ names no file")

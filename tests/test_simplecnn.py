@@ -38,13 +38,3 @@ def test_height_comes_first_and_channels_last_whatever_keras_is_set_to(data_form
         keras.config.set_image_data_format(usual)
     assert model.input_shape == (None, 20, 12, 3)
     assert model(np.zeros((2, 20, 12, 3))).shape == (2, 5)
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "error"),
-    [("width", 0, ValueError), ("depth", 1.0, TypeError), ("classes", True, TypeError)],
-)
-def test_wrong_sizes_are_named(name, value, error):
-    sizes = {"width": 28, "height": 28, "depth": 1, "classes": 10, name: value}
-    with pytest.raises(error, match=rf"{name} .*{value}"):
-        SimpleCNN.build(**sizes)

@@ -12,6 +12,7 @@ trap 'rm -rf "$folder"' EXIT
 try_installed() { # PYTHON
     cd "$folder"
     "$1" -m pyimagesearch.robustness --help >"$folder/help"
+    "$1" -m pyimagesearch.training --help >"$folder/help"
     "$1" - <<'END'
 from importlib.resources import files
 
@@ -22,12 +23,14 @@ from pyimagesearch.attacks import projected_gradient_descent, square_attack
 from pyimagesearch.datagen import generate_mixed_adversarial_batch
 from pyimagesearch.robustness import evaluate_robustness
 from pyimagesearch.simplecnn import SimpleCNN
+from pyimagesearch.training import robust_attack
 
 assert files(pyimagesearch).joinpath("py.typed").is_file()
 assert "site-packages" in pyimagesearch.__file__
 model = SimpleCNN.build(8, 8, 1, 3)
-images, labels = np.random.rand(20, 8, 8, 1), np.arange(20) % 3
-for attack in (projected_gradient_descent, square_attack):
+images = np.random.rand(20, 8, 8, 1)
+labels = np.arange(20) % 3
+for attack in (projected_gradient_descent, square_attack, robust_attack(2)):
     batches = generate_mixed_adversarial_batch(
         model, 8, images, labels, (8, 8, 1), attack=attack
     )

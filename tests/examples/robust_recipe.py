@@ -7,7 +7,7 @@ from sklearn.datasets import load_digits
 
 from pyimagesearch.datagen import generate_adversarial_batch, in_step
 from pyimagesearch.robustness import evaluate_robustness
-from pyimagesearch.training.robust import (
+from pyimagesearch.training import (
     WatchRobustness,
     hold_out,
     robust_attack,
