@@ -5,6 +5,7 @@ import os
 import warnings
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")  # other tests run on other cores
 
 import keras
 import numpy as np

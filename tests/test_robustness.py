@@ -507,7 +507,7 @@ def test_worst_case_is_no_weaker_than_arts_auto_pgd(digits):
     from art.estimators.classification import TensorFlowV2Classifier
 
     model, _, test = digits
-    images, labels = [array[:40] for array in test]
+    images, labels = [array[:30] for array in test]
     logits = keras.Sequential(model.layers[:-1])
     stands = answers(model, images) == labels.argmax(axis=1)
     names = {model: "cross_entropy", logits: "difference_logits_ratio"}
@@ -517,7 +517,12 @@ def test_worst_case_is_no_weaker_than_arts_auto_pgd(digits):
             attacked, 10, (28, 28, 1), loss_object=loss, clip_values=(0.0, 1.0)
         )
         attack = AutoProjectedGradientDescent(
-            classifier, eps=0.05, nb_random_init=1, loss_type=name, verbose=False
+            classifier,
+            eps=0.05,
+            max_iter=30,
+            nb_random_init=1,
+            loss_type=name,
+            verbose=False,
         )
         adversaries = attack.generate(images, labels)
         stands &= answers(model, adversaries) == labels.argmax(axis=1)

@@ -78,7 +78,7 @@ def expected_story(script, pgd):
 
 def story(stdout):
     """Return a script's own lines, without Keras's and without figures."""
-    text = re.sub(r"(Epoch \d+/|\d+/\d+ - ).*\n", "", stdout)
+    text = re.sub(r"(Downloading |Epoch \d+/|\d+/\d+ - ).*\n", "", stdout)
     text = re.sub(r"(loss: |acc: )\d+\.\d{4}\b", r"\g<1>0.0000", text)
     return re.sub(r"[\d.]+%", "0%", text)
 
@@ -87,13 +87,13 @@ def check_story(finished, script):
     """Check that each tutorial's story is told, and how it goes on."""
     normal, attacked, normal_after, attacked_after, *fresh = figures(finished)
     fgsm, clipped, pgd, square = fresh
-    assert normal[1] >= 0.97
+    assert normal[1] >= 0.92
     assert attacked[1] <= 0.30
-    assert attacked_after[1] >= (0.85 if script == SECOND else attacked[1] + 0.3)
+    assert attacked_after[1] >= attacked[1] + 0.3
     assert fgsm[1] < attacked_after[1]
     assert pgd[1] < clipped[1]
     if script == SECOND:
-        assert normal_after[1] >= 0.97
+        assert normal_after[1] >= 0.92
     printed = re.findall(r"([\d.]+)%", finished.stdout)
     shares = [attacked_after[1], fgsm[1], min(pgd[1], square[1])]
     expected = [100 * share for share in shares]
@@ -108,29 +108,19 @@ def offline(tmp_path):
     return homes | dict.fromkeys(proxies, "http://127.0.0.1:9")
 
 
-@pytest.mark.parametrize("script", [FIRST, SECOND])
-def test_without_data_and_network_it_tells_the_story_on_digits(
-    script, offline, digits_file
-):
-    """The second script goes on from a trained network."""
-    options = ["--batch-size", "16", "--fine-tune-epochs", "8"]
-    options += ["--epochs", "8"] if script == FIRST else ["--model", str(digits_file)]
-    finished = run_script(script, *options, **offline)
-    check_story(finished, script)
+def test_without_data_and_network_the_first_tells_the_story_on_digits(offline):
+    options = ["--batch-size", "16", "--epochs", "8", "--fine-tune-epochs", "6"]
+    finished = run_script(FIRST, *options, **offline)
+    check_story(finished, FIRST)
     loading, printed = story(finished.stdout).split("\n", 1)
     assert loading == "[INFO] loading MNIST dataset..."
-    expected = expected_story(script, "360")
-    epochs = 8 + 8
-    if script == SECOND:
-        expected = expected.replace("[INFO] training network...\n", "")
-        epochs = 8
-    assert printed == expected
+    assert printed == expected_story(FIRST, "360")
     (warning,) = finished.stderr.splitlines()
     assert warning.startswith("warning: mnist is neither cached nor downloadable")
     assert warning.endswith("; using scikit-learn's digits instead")
     # Piped, an epoch is one line besides its number.
-    assert finished.stdout.count("Epoch ") == epochs
-    assert finished.stdout.count("s/step - ") == epochs
+    assert finished.stdout.count("Epoch ") == 8 + 6
+    assert finished.stdout.count("s/step - ") == 8 + 6
     assert "\b" not in finished.stdout and "\r" not in finished.stdout
 
 
@@ -146,10 +136,18 @@ def test_torn_mnist_without_a_network_is_one_line(offline, tmp_path):
 
 
 @pytest.mark.skipif(not MNIST_NPZ, reason="MNIST_NPZ names no file")
-@pytest.mark.parametrize("script", [FIRST, SECOND])
-def test_short_run_on_mnist(script):
-    options = ["--data", MNIST_NPZ, "--epochs", "1", "--fine-tune-epochs", "1"]
-    finished = run_script(script, *options)
-    check_story(finished, script)
-    assert story(finished.stdout).split("\n", 1)[1] == expected_story(script, "2,000")
+def test_the_second_tells_the_story_on_some_of_mnist(tmp_path):
+    path = tmp_path / "some.npz"
+    with np.load(MNIST_NPZ) as mnist:
+        train = {name: mnist[name][:9_600] for name in ("x_train", "y_train")}
+        test = {name: mnist[name][:500] for name in ("x_test", "y_test")}
+        np.savez(path, **train, **test)
+    options = ["--data", str(path), "--batch-size", "32"]
+    options += ["--epochs", "2", "--fine-tune-epochs", "1"]
+    finished = run_script(SECOND, *options)
+    check_story(finished, SECOND)
+    first, second, printed = story(finished.stdout).split("\n", 2)
+    assert first == "[INFO] loading MNIST dataset..."
+    assert second == f"[INFO] using {path} instead of MNIST"
+    assert printed == expected_story(SECOND, "500")
     assert finished.stderr == ""

@@ -105,7 +105,7 @@ def projected_gradient_descent(
 
     if restarts == 1:
         return attack(slice(None))
-    classes = find_classes(targets)
+    classes = find_classes(targets, climb.output_shape)
     judge = compile_for(_judge, model, images, loss, is_classifier=classes is not None)
     adversaries = images.copy()
     largest = np.full(len(images), -np.inf, np.float32)

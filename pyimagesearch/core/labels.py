@@ -91,15 +91,15 @@ def as_classes(
     return as_class_ids(name, labels, count, shape)
 
 
-def find_classes(targets: np.ndarray) -> np.ndarray | None:
+def find_classes(targets: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
     """Return the class ids `(n,)` that targets for a loss stand for, if they do.
 
     One-hot rows of two and more classes, and class ids, do; a single output's targets
     and those of regression do not.
     """
-    if targets.ndim == 1 and targets.dtype == np.int64:
+    if len(shape) != 1 or shape[0] < 2:
+        return None
+    if targets.ndim == 1:
         return targets
-    is_row = targets.ndim == 2 and targets.shape[1] > 1
-    if is_row and (targets.max(axis=1) == 1).all() and (abs(targets).sum(1) == 1).all():
-        return targets.argmax(axis=1)
-    return None
+    are_one_hot = np.isin(targets, (0, 1)).all() and (targets.sum(axis=1) == 1).all()
+    return targets.argmax(axis=1) if are_one_hot else None

@@ -108,7 +108,10 @@ def _load_folder(folder, input_shape, rows):
         seed=0,
     )
     wanted = dataset.skip(rows.start).take(rows.stop - rows.start)
-    images, labels = zip(*wanted.as_numpy_iterator(), strict=True)
+    pairs = list(wanted.as_numpy_iterator())
+    if not pairs:
+        raise ValueError(f"{folder} must hold image {rows.start}")
+    images, labels = zip(*pairs, strict=True)
     return np.stack(images) / np.float32(255), np.array(labels)
 
 
@@ -187,7 +190,9 @@ def _load_from_keras(name):
     home = Path(os.environ.get("KERAS_HOME") or "~/.keras")
     with contextlib.suppress(RuntimeError):  # a user without a home
         home = home.expanduser()
-    cached = sorted(home.glob(f"datasets/{_FROM_KERAS[name]}*"))
+    found = sorted(home.glob(f"datasets/{_FROM_KERAS[name]}*"))
+    # After a download that failed Keras leaves an empty folder.
+    cached = [path for path in found if path.is_file() or any(path.iterdir())]
     usual_timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_PATIENCE)
     try:
