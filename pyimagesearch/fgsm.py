@@ -43,9 +43,10 @@ def generate_image_adversary(
         loss: A Keras loss or its name, which gets one-hot rows (or class ids, if it is
             the sparse one). For logits it must be one that takes them. Or
             "cross_entropy" or "margin", which climb the logits of any classifier,
-            however sure of itself it is; of soft labels they take the largest. Numbers
-            that a function closes over are frozen when it is compiled: bind those that
-            change by `functools.partial`.
+            however sure of itself it is; of soft labels they take the largest class
+            ("categorical_crossentropy" takes them as they are). Numbers that a function
+            closes over are frozen when it is compiled: bind those that change by
+            `functools.partial`.
         clip: The valid range `(low, high)` of images and adversaries.
         targeted: Descend the loss towards `label` instead of climbing away from it.
         norm: `np.inf`, or 2: then eps is the length of the whole change, which goes

@@ -2,13 +2,11 @@
 
 import ast
 import os
-import resource
 import subprocess
 import sys
 import zipfile
 from collections import defaultdict
 from graphlib import TopologicalSorter
-from itertools import pairwise
 from pathlib import Path
 from signal import SIGABRT
 
@@ -120,22 +118,6 @@ def test_another_backend_already_loaded_is_one_clear_error():
     assert "'torch'" in finished.stderr
 
 
-STARTS = [[f"{FIRST}.py"], [f"{SECOND}.py"], ["-m", REPORT], ["-m", RECIPE]]
-
-
-@pytest.mark.parametrize("start", STARTS)
-def test_help_is_answered_within_half_a_second(start):
-    bare = {name: "" for name in os.environ if name.startswith("COV")}
-    used = [0.0]
-    for _ in range(3):
-        finished = run_python(*start, "--help", **bare)
-        assert finished.returncode == 0 and finished.stderr == ""
-        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-        used.append(usage.ru_utime + usage.ru_stime)
-    assert "--output DIR" in finished.stdout
-    assert min(later - earlier for earlier, later in pairwise(used[1:])) < 0.5
-
-
 # What is given, and what the error says.
 WRONG_OPTIONS = [
     (["--data", "no such file"], "digits or an .npz file, got 'no such file'"),
@@ -201,7 +183,9 @@ WRONG_REPORTS = [
 ]
 
 
-def test_wrong_options_are_one_line_before_tensorflow_is_loaded(tmp_path):
+def test_wrong_options_are_one_line_and_help_comes_before_tensorflow_is_loaded(
+    tmp_path,
+):
     model = tmp_path / "model.keras"
     zipfile.ZipFile(model, "w").close()
     saved_model = tmp_path / "saved"
@@ -220,9 +204,11 @@ def test_wrong_options_are_one_line_before_tensorflow_is_loaded(tmp_path):
         ]
         for options, says in wrong
     ]
+    helps = [FIRST, SECOND, REPORT, RECIPE]
     code = f"""
 import runpy, sys
-for script, options, _ in {cases!r}:
+helps = [(script, ["--help"], "") for script in {helps!r}]
+for script, options, _ in {cases!r} + helps:
     sys.argv = [script + ".py", *options]
     print("$", *sys.argv, file=sys.stderr)
     try:
@@ -233,13 +219,14 @@ assert not {{"tensorflow", "keras", "sklearn", "matplotlib"}} & set(sys.modules)
 """
     finished = run_python("-c", code)
     assert finished.returncode == 0, finished.stderr
-    answers = finished.stderr.split("$ ")[1:]
+    answers = finished.stderr.split("$ ")[1:-4]
     for (script, options, says), answer in zip(cases, answers, strict=True):
         _, error, status = answer.splitlines()  # no usage, no traceback
         assert error.startswith(f"{script}.py: error: "), answer
         assert says in error, (options, error)
         assert status == "exit status 2"
-    assert finished.stdout == ""
+    assert finished.stdout.count("usage: ") == 4
+    assert finished.stdout.count("--output DIR") >= 4
 
 
 @pytest.mark.parametrize("level", [None, "0"])

@@ -109,7 +109,7 @@ def offline(tmp_path):
 
 
 def test_without_data_and_network_the_first_tells_the_story_on_digits(offline):
-    options = ["--batch-size", "16", "--epochs", "8", "--fine-tune-epochs", "6"]
+    options = ["--batch-size", "16", "--epochs", "6", "--fine-tune-epochs", "6"]
     finished = run_script(FIRST, *options, **offline)
     check_story(finished, FIRST)
     loading, printed = story(finished.stdout).split("\n", 1)
@@ -119,8 +119,8 @@ def test_without_data_and_network_the_first_tells_the_story_on_digits(offline):
     assert warning.startswith("warning: mnist is neither cached nor downloadable")
     assert warning.endswith("; using scikit-learn's digits instead")
     # Piped, an epoch is one line besides its number.
-    assert finished.stdout.count("Epoch ") == 8 + 6
-    assert finished.stdout.count("s/step - ") == 8 + 6
+    assert finished.stdout.count("Epoch ") == 6 + 6
+    assert finished.stdout.count("s/step - ") == 6 + 6
     assert "\b" not in finished.stdout and "\r" not in finished.stdout
 
 

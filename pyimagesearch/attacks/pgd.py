@@ -86,8 +86,15 @@ def projected_gradient_descent(
     if checks.positive_integer("restarts", restarts) > 1 and not random_start:
         raise ValueError(f"restarts must be 1 without a random start, got {restarts}")
     rng = checks.generator(rng)
-    more = (eps, unit, images, step_sizes, bounds)
-    climb = compile_for(_climb, model, images, loss, *more, norm=norm, chords=chords)
+    climb = compile_for(
+        _climb,
+        model,
+        images,
+        loss,
+        *(eps, unit, images, step_sizes, bounds),
+        norm=norm,
+        chords=chords,
+    )
     targets = climb.match_labels("labels", labels, len(images))
 
     def attack(rows):

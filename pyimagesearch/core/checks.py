@@ -103,7 +103,7 @@ def attack_arguments(
 
 def strength(eps: float | np.ndarray) -> np.ndarray:
     """Return eps as a float32 array, of no dimension if it is a number; or raise."""
-    if not isinstance(eps, np.ndarray):
+    if not hasattr(eps, "shape") and not isinstance(eps, list):
         return np.asarray(number_in("eps", eps, low=0), np.float32)
     eps = array("eps", eps, np.float32)
     if eps.size == 0 or eps.min() < 0:

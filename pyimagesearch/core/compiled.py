@@ -95,10 +95,10 @@ def compile_for(
     model: keras.Model,
     images: np.ndarray,
     loss: losses.Loss,
-    *more: np.ndarray,
+    *arrays: np.ndarray,
     **settings,
 ) -> Compiled:
-    """Compile `function(network, images, targets, *more, **settings)`.
+    """Compile `function(network, images, targets, *arrays, **settings)`.
 
     The function is written in TensorFlow, and returns tensors with a row an image. It
     is compiled once for a model, a loss, the shapes of the arrays but for their
@@ -109,7 +109,7 @@ def compile_for(
     loss = losses.get_loss(loss)
     cache = _caches.setdefault(model, _Cache())
     cache.follow(model)
-    shapes = tuple(array.shape[1:] for array in (images, *more))
+    shapes = tuple(array.shape[1:] for array in (images, *arrays))
     key = (function, losses.loss_key(loss), shapes, *settings.items())
     compiled = cache.functions.pop(key, None)
     if compiled is None:
@@ -227,8 +227,10 @@ def example_output(model: keras.Model, images: np.ndarray, count: int) -> np.nda
     check_model(model)
     takes = getattr(model, "input_shape", None)
     if takes == (None, *images.shape):
-        how = "a single image needs a batch axis, image[np.newaxis]"
-        raise ValueError(f"images must be (n, ...), got {images.shape}: {how}")
+        raise ValueError(
+            f"images must be (n, ...), got {images.shape}: a single image needs a "
+            "batch axis, image[np.newaxis]"
+        )
     given = images.shape[1:]
     is_known = isinstance(takes, tuple) and len(takes) == images.ndim
     if is_known and not tf.TensorShape(takes[1:]).is_compatible_with(given):

@@ -222,9 +222,11 @@ def _images(key, images):
         got = f"{images.dtype} from {low:g} to {high:g}"
         raise ValueError(f"{key} must be integers to 255 or floats to 1, got {got}")
     if key == "x_train" and largest == 255 and 0 < high < 128:
-        how = "scale it to 0 to 255, or to floats from 0 to 1"
-        text = f"{key} has integers up to {high} only, but is divided by 255: {how}"
-        warnings.warn(text, stacklevel=2)
+        warnings.warn(
+            f"{key} has integers up to {high} only, but is divided by 255: scale it to "
+            "0 to 255, or to floats from 0 to 1",
+            stacklevel=2,
+        )
     return np.divide(images, largest, dtype=np.float32)
 
 

@@ -19,30 +19,39 @@ DEFENDED = "defended.keras"
 def parse_options(description: str) -> argparse.Namespace:
     """Parse the first script's options; the description is for `--help`."""
     parser = _script_parser(description)
-    what = "fine-tune on adversaries of training images, not of the test images"
-    parser.add_argument("--honest", action="store_true", help=what)
+    parser.add_argument(
+        "--honest", action="store_true", help="fine-tune on no test images"
+    )
     return parse_training(parser)
 
 
 def parse_mixed_options(description: str) -> argparse.Namespace:
     """Parse the second script's options."""
     parser = _script_parser(description)
-    what = "share of normal images in a batch (default: %(default)s)"
-    parser.add_argument("--split", type=number(float, 0, 1), default=0.5, help=what)
+    parser.add_argument(
+        "--split",
+        type=number(float, 0, 1),
+        default=0.5,
+        help="share of normal images in a batch (default: %(default)s)",
+    )
     return parse_training(parser)
 
 
 def _script_parser(description):
     count = number(int, 1)
     parser = make_parser(description)
-    what = "epochs of training (default: 20; digits: 40)"
-    parser.add_argument("--epochs", type=count, help=what)
-    what = "epochs of fine-tuning (default: 10; digits: 30)"
-    parser.add_argument("--fine-tune-epochs", type=count, help=what)
-    what = "images in a batch (default: %(default)s)"
-    parser.add_argument("--batch-size", type=count, default=64, help=what)
-    what = "start from this trained .keras network"
-    parser.add_argument("--model", type=model_file, metavar="FILE", help=what)
+    parser.add_argument(
+        "--epochs", type=count, help="epochs of training (default: 20; digits: 40)"
+    )
+    parser.add_argument(
+        "--fine-tune-epochs", type=count, help="likewise (default: 10; digits: 30)"
+    )
+    parser.add_argument(
+        "--batch-size", type=count, default=64, help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--model", type=model_file, metavar="FILE", help="start from this network"
+    )
     return parser
 
 
@@ -55,22 +64,34 @@ def make_parser(
     """
     parser = argparse.ArgumentParser(description=description)
     parser.error = fail  # one line, without the usage
-    what = f"{', '.join(NAMES)}, or an .npz file (default: mnist, or digits)"
-    parser.add_argument("--data", type=data_type or data, help=what)
-    seed = number(int, 0, 2**32 - 1)
-    what = "seed of all randomness (default: %(default)s)"
-    parser.add_argument("--seed", type=seed, default=0, help=what)
-    what = "folder for results and pictures (default: none are written)"
-    parser.add_argument("--output", type=output_folder, metavar="DIR", help=what)
-    what = "replace another run in --output"
-    parser.add_argument("--force", action="store_true", help=what)
+    parser.add_argument(
+        "--data",
+        type=data_type or data,
+        help=f"{', '.join(NAMES)}, or an .npz file (default: mnist, or digits)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=number(int, 0, 2**32 - 1),
+        default=0,
+        help="seed of all randomness (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--output", type=output_folder, metavar="DIR", help="folder for results"
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="replace another run in --output"
+    )
     return parser
 
 
 def parse_training(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """Add the options of every training on images from 0 to 1, and parse them all."""
-    what = "strength of the attack, pixels 0 to 1 (default: %(default)s)"
-    parser.add_argument("--eps", type=number(float, 0, 1), default=0.1, help=what)
+    parser.add_argument(
+        "--eps",
+        type=number(float, 0, 1),
+        default=0.1,
+        help="strength of the attack, pixels 0 to 1 (default: %(default)s)",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     options = parser.parse_args()
     # Bars on a terminal and in a notebook, or else a line an epoch.

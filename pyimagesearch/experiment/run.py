@@ -49,8 +49,10 @@ class Run:
         self._goes_on = False
         count = len(data.train[0])
         if "batch_size" in options and options.batch_size > count:
-            wanted = f"at most {count}, the training images"
-            fail(f"--batch-size must be {wanted}, got {options.batch_size}")
+            fail(
+                f"--batch-size must be at most {count}, the training images, "
+                f"got {options.batch_size}"
+            )
         if options.output:
             self._open_folder()
 
@@ -67,9 +69,10 @@ class Run:
             return
         for name in (_RESULTS, TRAINED, DEFENDED, _HISTORY, _PICTURES):
             if (folder / name).exists() and not self.options.force:
-                holds = f"{folder} holds another run's {name}"
-                how = "give its command, another folder, or --force to replace it"
-                fail(f"--output: {holds}; {how}")
+                fail(
+                    f"--output: {folder} holds another run's {name}: give its command, "
+                    "another folder, or --force to replace it"
+                )
 
     def phase(self, name: str) -> keras.callbacks.Callback:
         """Return a callback that seeds dropout anew, and records a phase's epochs."""
@@ -138,8 +141,10 @@ class _Phase(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         if not math.isfinite(logs["loss"]):
-            what = f"the loss in epoch {epoch + 1} of {self._name} is {logs['loss']}"
-            raise FloatingPointError(f"{what}: training has diverged")
+            raise FloatingPointError(
+                f"the loss in epoch {epoch + 1} of {self._name} is {logs['loss']}: "
+                "training has diverged"
+            )
         seconds = time.perf_counter() - self._begun
         row = {"phase": self._name, "epoch": epoch + 1, "seconds": seconds}
         self._history.append(row | logs)

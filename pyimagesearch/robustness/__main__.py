@@ -23,24 +23,45 @@ def parse_options(description: str) -> Namespace:
     """Parse the command line, before TensorFlow is loaded."""
     parser = shared.make_parser(description.splitlines()[0], data_or_folder)
     parser.usage = "python -m pyimagesearch.robustness MODEL.keras [...] [option ...]"
-    what = "saved models, before all options"
     parser.add_argument(
-        "models", nargs="+", type=shared.model_file, metavar="MODEL.keras", help=what
+        "models",
+        nargs="+",
+        type=shared.model_file,
+        metavar="MODEL.keras",
+        help="saved models, before all options",
     )
-    what = "strengths, in units of the range (default: a tenth of it)"
-    parser.add_argument("--eps", nargs="+", type=strength, help=what)
+    parser.add_argument(
+        "--eps",
+        nargs="+",
+        type=strength,
+        help="strengths, in units of the range (default: a tenth of it)",
+    )
+    parser.add_argument(
+        "--images",
+        type=image_range,
+        default=slice(0, 1000),
+        help="how many test images, or START:STOP (default: 1000)",
+    )
     count = shared.number(int, 1)
-    what = "how many test images, or START:STOP for a share of them (default: 1000)"
-    parser.add_argument("--images", type=image_range, default=slice(0, 1000), help=what)
-    what = "steps of PGD (default: %(default)s)"
-    parser.add_argument("--steps", type=count, default=100, help=what)
-    what = "queries of the Square attack (default: %(default)s)"
-    parser.add_argument("--queries", type=count, default=2000, help=what)
-    bound = shared.number(float, -1e9, 1e9)
-    what = "pixel range that the models expect, LOW HIGH (default: 0 1)"
-    parser.add_argument("--range", nargs=2, type=bound, default=[0.0, 1.0], help=what)
-    what = "end with status 1 if a worst case is below this accuracy"
-    parser.add_argument("--fail-under", type=shared.number(float, 0, 1), help=what)
+    parser.add_argument(
+        "--steps", type=count, default=100, help="of PGD (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--queries", type=count, default=2000, help="of Square (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--range",
+        nargs=2,
+        type=shared.number(float, -1e9, 1e9),
+        default=[0.0, 1.0],
+        metavar=("LOW", "HIGH"),
+        help="pixel range that the models expect (default: 0 1)",
+    )
+    parser.add_argument(
+        "--fail-under",
+        type=shared.number(float, 0, 1),
+        help="end with status 1 if a worst case is below this accuracy",
+    )
     options = parser.parse_args()
     low, high = options.range
     if not low < high:
@@ -52,8 +73,10 @@ def parse_options(description: str) -> Namespace:
     options.models = name_models(options.models)
     earlier = options.output and (options.output / _RESULTS).exists()
     if earlier and not options.force:
-        how = "give another folder, or --force to replace it"
-        fail(f"--output: {options.output} holds an earlier {_RESULTS}; {how}")
+        fail(
+            f"--output: {options.output} holds an earlier {_RESULTS}: give another "
+            "folder, or --force to replace it"
+        )
     return options
 
 
@@ -143,8 +166,11 @@ def main(options: Namespace) -> None:
         )
     lowest = min(row.accuracy for report in reports.values() for row in report)
     if options.fail_under is not None and lowest < options.fail_under:
-        limit = f"--fail-under {options.fail_under:g}"
-        print(f"a worst case of {lowest:.4f} is below {limit}", file=sys.stderr)
+        print(
+            f"a worst case of {lowest:.4f} is below --fail-under "
+            f"{options.fail_under:g}",
+            file=sys.stderr,
+        )
         sys.exit(1)
 
 

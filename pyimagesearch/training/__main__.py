@@ -15,12 +15,17 @@ def parse_options(description: str) -> Namespace:
     """Parse the command line, before TensorFlow is loaded."""
     parser = shared.make_parser(description.splitlines()[0])
     parser.usage = "python -m pyimagesearch.training MODEL.keras [option ...]"
-    what = "a saved network, trained on such images"
     parser.add_argument(
-        "model", type=shared.model_file, metavar="MODEL.keras", help=what
+        "model",
+        type=shared.model_file,
+        metavar="MODEL.keras",
+        help="a saved network, trained on such images",
     )
-    what = "epochs of fine-tuning (default: 10 to 15, by eps; digits: 30)"
-    parser.add_argument("--epochs", type=shared.number(int, 1), help=what)
+    parser.add_argument(
+        "--epochs",
+        type=shared.number(int, 1),
+        help="epochs of fine-tuning (default: 10 to 15, by eps; digits: 30)",
+    )
     return shared.parse_training(parser)
 
 
