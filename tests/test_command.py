@@ -167,9 +167,9 @@ def images_of(tmp_path, run_command, monkeypatch):
         given[:] = [images, labels]
         return [evaluate.Row("clean", 0.0, 1.0, 0.0, 0.0, 0.0, 0.0)]
 
-    def run(data, rows):
+    def run(data, rows, model=None):
         path = tmp_path / "m.keras"
-        build_classifier((6, 6, 3)).save(path)
+        (model or build_classifier((6, 6, 3))).save(path)
         arguments = [path, "--data", data, "--images", rows]
         status, _, error = run_command(command, *arguments)
         return error if status else given.copy()
@@ -195,6 +195,9 @@ def test_report_takes_pictures_from_a_folder_for_each_class(images_of, tmp_path)
     np.testing.assert_array_equal(share, images[3:7])
     np.testing.assert_array_equal(labels_of_share, labels[3:7])
     assert "must hold image 20" in images_of(folder, "20:30")
+    flat = keras.Sequential([keras.Input((108,)), keras.layers.Dense(3)])
+    error = images_of(folder, 20, flat)
+    assert "needs a model of images of a known size, got (None, 108)" in error
     (folder / "eels").mkdir()
     (folder / "eels" / "0.png").write_bytes(file.read_bytes())
     assert "class ids 0 to 2, as the model has, got 3" in images_of(folder, 20)

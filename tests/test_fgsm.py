@@ -599,7 +599,10 @@ def test_operation_without_a_gradient(attack, images, labels):
 
 
 def test_a_call_inside_a_compiled_function(model, one_hot):
-    compiled_attack = tf.function(lambda image: fgsm(model, image, one_hot))
+    def attack(image):
+        return fgsm(model, image, one_hot)
+
+    compiled_attack = tf.function(attack, autograph=False)
     with pytest.raises(TypeError, match=r"image .*tensor.*tf\.numpy_function"):
         compiled_attack(tf.zeros((20, *DIMS)))
 

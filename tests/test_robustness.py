@@ -507,7 +507,7 @@ def test_worst_case_is_no_weaker_than_arts_auto_pgd(digits):
     from art.estimators.classification import TensorFlowV2Classifier
 
     model, _, test = digits
-    images, labels = [array[:30] for array in test]
+    images, labels = [array[:20] for array in test]
     logits = keras.Sequential(model.layers[:-1])
     stands = answers(model, images) == labels.argmax(axis=1)
     names = {model: "cross_entropy", logits: "difference_logits_ratio"}
@@ -519,7 +519,7 @@ def test_worst_case_is_no_weaker_than_arts_auto_pgd(digits):
         attack = AutoProjectedGradientDescent(
             classifier,
             eps=0.05,
-            max_iter=30,
+            max_iter=20,
             nb_random_init=1,
             loss_type=name,
             verbose=False,

@@ -28,9 +28,7 @@ def write_table(path: Path, rows: list[dict]) -> None:
 
 
 def read_table(path: Path) -> list[dict]:
-    """Return the rows of a CSV file, or none if it is not there."""
-    if not path.exists():
-        return []
+    """Return the rows of a CSV file."""
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 

@@ -34,7 +34,7 @@ def train_network():
     """Train the target that is a network, and return its scores."""
     network = SimpleCNN.build(8, 8, 1, 10)
     network.compile("adam", "sparse_categorical_crossentropy")
-    network.fit(images[train], labels[train], epochs=30, verbose=0)
+    network.fit(images[train], labels[train], epochs=15, verbose=0)
 
     def scores(images):
         return network.predict_on_batch(images)
@@ -68,7 +68,7 @@ def train_substitute(answers):
     )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     substitute.compile("adam", loss)
-    substitute.fit(images[attackers], answers, epochs=10, verbose=0)
+    substitute.fit(images[attackers], answers, batch_size=64, epochs=10, verbose=0)
     return substitute
 
 
