@@ -15,7 +15,7 @@ from pyimagesearch.datagen import generate_adversarial_batch, in_step
 from pyimagesearch.experiment.data import load_data
 from pyimagesearch.fgsm import generate_image_adversary
 from pyimagesearch.robustness import evaluate_robustness
-from pyimagesearch.training import hold_out, robust_attack
+from pyimagesearch.training import hold_out, robust_attack, robust_optimizer
 
 FIT = {"epochs": 2, "verbose": 0}
 
@@ -83,6 +83,9 @@ def test_a_dataset_of_unknown_or_endless_length(endless, model, images, labels):
     model.compile("sgd", "sparse_categorical_crossentropy")
     dataset = tf.data.Dataset.from_tensor_slices((images, labels)).batch(5)
     dataset = dataset.repeat() if endless else dataset.filter(lambda *batch: True)
+    if endless:
+        with pytest.raises(ValueError, match="specify a `steps_per_epoch`"):
+            model.fit(in_step(dataset), **FIT)
     model.fit(in_step(dataset), steps_per_epoch=4 if endless else None, **FIT)
     assert model.optimizer.iterations == 2 * 4
 
@@ -184,6 +187,31 @@ def test_code_that_runs_without_a_name(images, labels):
     names = {"in_step": in_step, "attack": generate_image_adversary}
     with pytest.warns(UserWarning, match="gradient of the loss is zero"):
         exec(code, names | {"images": images, "labels": labels, "stopped": stopped})
+
+
+class Block(layers.Layer):
+    """A user's own layer, which holds others."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = layers.Dense(3, activation="tanh")
+        self.dropout = layers.Dropout(0.5)
+
+    def call(self, inputs, training=None):
+        return self.dropout(self.dense(inputs), training=training)
+
+
+def test_layers_inside_a_users_own_layer(images, one_hot):
+    block = Block()
+    model = network_of(layers.Flatten(), block)
+    before = generate_image_adversary(model, images, one_hot, 0.1)
+    block.dense.activation = keras.activations.sigmoid
+    changed = generate_image_adversary(model, images, one_hot, 0.1)
+    assert (changed != before).any()
+    expected = images + 0.1 * np.sign(gradients(model, images, one_hot))
+    assert_allclose(changed, expected, atol=1e-6)
+    robust_optimizer(model, 10)
+    assert block.dropout.rate == 0
 
 
 def test_new_heads_on_one_model_are_no_new_losses(images, labels):

@@ -204,10 +204,8 @@ def chunks(images: np.ndarray) -> Iterator[slice]:
 
 
 def all_layers(model: keras.Model) -> Iterator[keras.Layer]:
-    """Yield a model's layers, with those of the networks in it."""
-    for layer in getattr(model, "layers", []):
-        yield layer
-        yield from all_layers(layer)
+    """Yield a model's layers, with those inside of them, also of a user's own kind."""
+    yield from model._flatten_layers(include_self=False)
 
 
 def check_model(model: keras.Model) -> None:

@@ -34,12 +34,14 @@ def in_step(batches: Iterable) -> tf.data.Dataset:
     Raises:
         TypeError: If it is nothing of that kind.
         ValueError: If there is no batch; in `fit`, if none is left for an epoch, or if
-            a generator comes without `steps_per_epoch`.
+            endless batches come without `steps_per_epoch`.
     """
     if not isinstance(batches, Iterable) or isinstance(batches, keras.utils.PyDataset):
         got = checks.shown(batches)
         raise TypeError(f"batches must be an iterator or a list, got {got}")
-    is_generator = isinstance(batches, types.GeneratorType)
+    is_endless = isinstance(batches, types.GeneratorType)
+    if isinstance(batches, tf.data.Dataset):
+        is_endless = batches.cardinality() == tf.data.INFINITE_CARDINALITY
     iterator = iter(batches)
     first = next(iterator, None)
     if first is None:
@@ -47,7 +49,7 @@ def in_step(batches: Iterable) -> tf.data.Dataset:
     first = _as_arrays(first)
     if iterator is batches:
         batches = itertools.chain([first], iterator)
-    return _InStep(batches, first, is_generator)
+    return _InStep(batches, first, is_endless)
 
 
 def _as_arrays(batch):
@@ -76,9 +78,9 @@ def _as_array(part):
 
 
 class _InStep(tf.data.Dataset):
-    def __init__(self, batches, first, is_generator):
+    def __init__(self, batches, first, is_endless):
         self._batches = batches
-        self._is_generator = is_generator
+        self._is_endless = is_endless
         signature = tuple(
             tf.TensorSpec((None, *array.shape[1:]), array.dtype) for array in first
         )
@@ -97,12 +99,12 @@ class _InStep(tf.data.Dataset):
         if name.startswith("tf_keras."):
             raise TypeError("in_step is for Keras 3, got a model of tf_keras")
         is_keras = name.startswith("keras.")
-        if is_keras and self._is_generator:
+        if is_keras and self._is_endless:
             epochs = caller.f_locals.get("self")
             if getattr(epochs, "steps_per_epoch", 0) is None:
                 raise ValueError(
-                    "specify a `steps_per_epoch` (or `steps`) for batches from a "
-                    "generator, which may never end"
+                    "specify a `steps_per_epoch` (or `steps`) for batches that may "
+                    "never end, as from a generator"
                 )
         return self._draw(is_keras)
 
