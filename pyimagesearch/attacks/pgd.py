@@ -59,10 +59,11 @@ def projected_gradient_descent(
         targeted: Descend the loss towards `labels` instead of climbing away from them;
             then a model is fooled if it answers with the label.
         norm: `np.inf` or 2, the norm of the eps-ball and of the steps.
-        chords: Whether gradients see through the model's first ReLUs (`core.chords`),
-            behind which robust training hides. It needs ReLUs that are operations of
-            their own (`activation="relu"`, `Activation("relu")`, `ReLU()`), in models
-            of any kind; where there are none, it changes nothing.
+        chords: Whether every other gradient, from the first on, sees through the
+            model's first ReLUs (`core.chords`), behind which robust training hides. It
+            needs ReLUs that are operations of their own (`activation="relu"`,
+            `Activation("relu")`, `ReLU()`), in models of any kind; where there are
+            none, it changes nothing.
         rng: Seed or NumPy generator of the starts; by default a seed drawn from NumPy's
             global state. A seed, unlike a generator, repeats its starts in each call.
 
@@ -177,10 +178,18 @@ def _climb(
             adversaries = images + changes * shares
         return tf.clip_by_value(adversaries, lowest, highest)
 
+    # By turns, as a network that is trained against one of them hides from that one.
     def step(i, adversaries, sizes, are_finite):
-        direction, size, is_finite = gradient_direction(
-            network, adversaries, targets, norm, slopes
-        )
+        def by_own_slopes():
+            return gradient_direction(network, adversaries, targets, norm)
+
+        def by_chords():
+            return gradient_direction(network, adversaries, targets, norm, slopes)
+
+        if slopes:
+            direction, size, is_finite = tf.cond(i % 2 == 0, by_chords, by_own_slopes)
+        else:
+            direction, size, is_finite = by_own_slopes()
         adversaries = project(adversaries + step_sizes[i] * unit * direction)
         return i + 1, adversaries, sizes + size, are_finite & is_finite
 

@@ -53,6 +53,7 @@ def chord_slopes(network, lowest: tf.Tensor, highest: tf.Tensor) -> list[tf.Tens
 
 def chord_gradient(network, images, targets, slopes) -> tuple[tf.Tensor, tf.Tensor]:
     """Return the gradient of the losses with these slopes, and the model's output."""
+    images = tf.identity(images)  # in the graph that the operations are added to
     output = network.output(images)
     loss = tf.reduce_sum(network.losses(targets, output))
     relus = _first_relus(images)
