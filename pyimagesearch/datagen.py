@@ -34,7 +34,7 @@ def generate_adversarial_batch(
     """Yield endless batches of adversaries, made against the model as it then is.
 
     Its arguments, batches and errors are those of `generate_mixed_adverserial_batch`,
-    of which it makes no normal images.
+    without the normal images.
     """
     sampler = make_sampler(
         model,

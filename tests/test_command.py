@@ -197,7 +197,8 @@ def test_report_takes_pictures_from_a_folder_for_each_class(images_of, tmp_path)
     assert "must hold image 20" in images_of(folder, "20:30")
     flat = keras.Sequential([keras.Input((108,)), keras.layers.Dense(3)])
     error = images_of(folder, 20, flat)
-    assert "needs a model of images of a known size, got (None, 108)" in error
+    assert "needs a model of images of a known size" in error
+    assert "got (None, 108)" in error
     (folder / "eels").mkdir()
     (folder / "eels" / "0.png").write_bytes(file.read_bytes())
     assert "class ids 0 to 2, as the model has, got 3" in images_of(folder, 20)

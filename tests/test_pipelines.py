@@ -125,6 +125,79 @@ def test_the_recipe_counts_batches_not_updates_of_weights(model, labels):
     assert_allclose(reached, expected, atol=1e-6)
 
 
+def test_labels_that_only_look_like_classes_do_not_stop_an_image(images):
+    """Of several labels an image, where most rows happen to have one."""
+    model = build_classifier(activation="sigmoid")
+    labels = np.eye(3, dtype=np.float32)[np.arange(20) % 3]
+    more = labels.copy()
+    more[0] = 1
+    by_labels = [
+        projected_gradient_descent(
+            model,
+            images,
+            given,
+            0.1,
+            steps=2,
+            restarts=4,
+            loss="binary_crossentropy",
+            rng=0,
+        )
+        for given in (labels, more)
+    ]
+    assert_array_equal(by_labels[0][1:], by_labels[1][1:])
+
+
+@pytest.mark.parametrize(
+    ("function", "changed", "message"),
+    [
+        (projected_gradient_descent, {"random_start": "False"}, "random_start must be"),
+        (square_attack, {"from_logits": "False"}, "from_logits must be True or False"),
+        (evaluate_robustness, {"from_logits": "no"}, "from_logits must be"),
+        (evaluate_robustness, {"eps": [[0.1, 0.0]]}, "eps must be a number, or"),
+    ],
+)
+def test_text_for_a_truth_and_a_mask_for_strengths(
+    function, changed, message, model, images, labels
+):
+    with pytest.raises((TypeError, ValueError), match=message):
+        function(model, images, labels, **changed)
+
+
+def test_a_mask_in_the_recipe_and_in_a_generator(model, labels):
+    grey = np.full((20, 6, 6, 1), 0.5, np.float32)
+    mask = np.zeros((6, 6, 1), np.float32)
+    mask[2:4] = 0.1
+    for attack in (generate_image_adversary, robust_attack(1, rng=0)):
+        batches = generate_adversarial_batch(
+            model, 20, grey, labels, (6, 6, 1), mask, attack=attack, rng=0
+        )
+        next(batches)  # which the recipe leaves as it is
+        moved = abs(next(batches)[0] - grey)
+        assert moved[:, 2:4].max() >= 0.1 - 1e-6
+        assert moved[:, :2].max() == moved[:, 4:].max() == 0
+    with pytest.raises(ValueError, match="eps must broadcast"):
+        generate_adversarial_batch(model, 4, grey, labels, (6, 6, 1), np.ones(5))
+    with pytest.raises(TypeError, match="clip must be"):
+        robust_attack(1, clip=None)
+
+
+def test_as_many_labels_as_images_are_held_out():
+    with pytest.raises(ValueError, match="images must be 90, as labels, got 100"):
+        hold_out((np.zeros((100, 4)), np.zeros(90)), seed=0)
+
+
+def test_an_activation_inside_a_recurrent_layer(labels):
+    recurrent = layers.GRU(4, reset_after=False)
+    model = keras.Sequential([keras.Input((6, 2)), recurrent, layers.Dense(3)])
+    series = np.random.default_rng(0).random((20, 6, 2), dtype=np.float32)
+    one_hot = np.eye(3, dtype=np.float32)[labels]
+    generate_image_adversary(model, series, one_hot, 0.1)
+    recurrent.cell.recurrent_activation = keras.activations.relu
+    changed = generate_image_adversary(model, series, one_hot, 0.1)
+    expected = series + 0.1 * np.sign(gradients(model, series, one_hot))
+    assert_allclose(changed, expected, atol=1e-6)
+
+
 def test_bfloat16_is_a_real_number(model, images, one_hot):
     given = tf.cast(images, tf.bfloat16)
     expected = generate_image_adversary(model, given.numpy().astype("float32"), one_hot)
@@ -134,9 +207,10 @@ def test_bfloat16_is_a_real_number(model, images, one_hot):
 
 def test_tiny_doubles_raise_no_floating_point_error(model, images, labels):
     tiny = images.astype(float) * 1e-300
+    targets = np.eye(3)[labels] * 1e-60
     report = {"steps": 1, "queries": 2, "verbose": False}
     with np.errstate(all="raise"):
-        generate_image_adversary(model, tiny, labels, 0.1)
+        generate_image_adversary(model, tiny, targets, 0.1)
         projected_gradient_descent(model, tiny, labels, 0.1, steps=2)
         square_attack(model, tiny, labels, 0.1, queries=2)
         next(generate_adversarial_batch(model, 4, tiny, labels, (6, 6, 1)))
@@ -161,16 +235,22 @@ def test_an_attack_in_a_datasets_map(model, images, labels):
 
 
 class Eager(keras.Sequential):
+    """A model whose call needs a number from its images."""
+
+    number_of = staticmethod(float)
+
     def call(self, images, training=None, mask=None):
-        return super().call(images * images.numpy().max())
+        return super().call(images * self.number_of(images[0, 0, 0, 0]))
 
 
-def test_a_model_that_runs_eagerly_alone(images, labels):
+@pytest.mark.parametrize("number_of", [float, bool, lambda value: value.numpy()])
+def test_a_model_that_runs_eagerly_alone(number_of, images, labels, monkeypatch):
+    monkeypatch.setattr(Eager, "number_of", staticmethod(number_of))
     model = Eager(build_classifier().layers)
     model.compile("sgd", "mse", run_eagerly=True)
     with pytest.raises(ValueError, match="cannot be compiled by tf") as raised:
         generate_image_adversary(model, images, labels)
-    assert "\n" not in str(raised.value)
+    assert "\n" not in str(raised.value) and len(str(raised.value)) <= 300
 
 
 def test_a_cast_to_integers_is_named_where_gradients_are_zero(images, labels):

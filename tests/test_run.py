@@ -405,7 +405,10 @@ def nan_network():
         (partial(network, activation=None), "probabilities"),
         (build_classifier, r"images of shape \(8, 8, 1\).*6, 6, 1\)"),
         (nan_network, "probabilities.* nan"),
-        (partial(keras.layers.Dense, 3), "must be a Keras.* model, got .*Dense"),
+        (
+            partial(keras.layers.Dense, 3),
+            "must be a Keras model of one output, got .*Dense",
+        ),
     ],
 )
 def test_network_that_does_not_fit_is_one_line(build, message, run_script, tmp_path):
@@ -456,7 +459,7 @@ def test_batch_larger_than_the_data_is_one_line(run_script, start):
 def test_data_of_any_size_make_a_run(run_script, tmp_path):
     """One pixel of two channels, two classes, one test image."""
     path = tmp_path / "tiny.npz"
-    images = np.uint8([[[[0, 9]]], [[[255, 0]]], [[[7, 8]]]])
+    images = np.uint8([[[[0, 200]]], [[[255, 0]]], [[[7, 8]]]])
     arrays = {"x_train": images, "y_train": [0, 1, 1]}
     np.savez(path, **arrays, x_test=images[:1], y_test=[0])
     folder = tmp_path / "run"

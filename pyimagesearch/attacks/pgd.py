@@ -11,7 +11,7 @@ from pyimagesearch.core.chords import chord_slopes
 from pyimagesearch.core.compiled import compile_for
 from pyimagesearch.core.gradients import check_outputs, warn_of_gradients
 from pyimagesearch.core.labels import find_classes
-from pyimagesearch.core.losses import Loss
+from pyimagesearch.core.losses import Loss, get_loss, is_binary
 from pyimagesearch.fgsm import gradient_direction
 
 
@@ -50,7 +50,7 @@ def projected_gradient_descent(
         step_size: Size of a step, or an array of `steps` sizes; steps that shrink find
             more. By default 2.5 eps / steps, but at most 1.25 eps.
         random_start: Whether to start at random inside the eps-ball.
-        restarts: How often to start, at random. Of its tries an image keeps that of
+        restarts: How often to start, at random. Each image keeps the try with the
             highest loss. A model of two or more classes gets images that fool it only
             once: the first such try is kept.
         loss: As for `generate_image_adversary`. The default climbs the logits of any
@@ -84,7 +84,8 @@ def projected_gradient_descent(
     is_targeted = checks.truth("targeted", targeted)
     chords = checks.truth("chords", chords)
     step_sizes = np.broadcast_to(-step_sizes if is_targeted else step_sizes, steps)
-    if checks.positive_integer("restarts", restarts) > 1 and not random_start:
+    starts_at_random = checks.truth("random_start", random_start)
+    if checks.positive_integer("restarts", restarts) > 1 and not starts_at_random:
         raise ValueError(f"restarts must be 1 without a random start, got {restarts}")
     rng = checks.generator(rng)
     climb = compile_for(
@@ -113,7 +114,9 @@ def projected_gradient_descent(
 
     if restarts == 1:
         return attack(slice(None))
-    classes = find_classes(targets, climb.output_shape)
+    classes = None
+    if not is_binary(get_loss(loss)):
+        classes = find_classes(targets, climb.output_shape)
     judge = compile_for(_judge, model, images, loss, is_classifier=classes is not None)
     adversaries = images.copy()
     largest = np.full(len(images), -np.inf, np.float32)

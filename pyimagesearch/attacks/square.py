@@ -166,6 +166,7 @@ def _logits_of_function(scores, images, from_logits):
         raise ValueError(SINGLE_SCORE)
     if from_logits is None:
         from_logits = not are_probabilities(example)
+    from_logits = checks.truth("from_logits", from_logits)
 
     def predict(images):
         logits = np.asarray(scores(images), float).reshape(len(images), -1)

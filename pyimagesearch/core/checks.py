@@ -80,12 +80,7 @@ def attack_arguments(
     eps = strength(eps)
     if eps.ndim and norm == 2:
         raise ValueError(f"eps must be a number for norm 2, got {shown(eps)}")
-    try:
-        shape = images.shape if eps.ndim else (len(images), *[1] * (images.ndim - 1))
-        eps = np.broadcast_to(eps, shape)
-    except ValueError:
-        got = f"a shape {eps.shape} for {images.shape}"
-        raise ValueError(f"eps must broadcast to the images, got {got}") from None
+    eps = fit_to_images(eps, images.shape)
     if clip is None:
         return images, eps, np.float32([-np.inf, np.inf])
     bounds = array("clip", clip, np.float32)
@@ -109,6 +104,16 @@ def strength(eps: float | np.ndarray) -> np.ndarray:
     if eps.size == 0 or eps.min() < 0:
         raise ValueError(f"eps must hold numbers from 0, got {shown(eps)}")
     return eps
+
+
+def fit_to_images(eps: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return eps with as many dimensions as images of a shape, a row an image."""
+    try:
+        ones = [1] * (len(shape) - 1)
+        return np.broadcast_to(eps, shape if eps.ndim else (shape[0], *ones))
+    except ValueError:
+        got = f"a shape {eps.shape} for {shape}"
+        raise ValueError(f"eps must broadcast to the images, got {got}") from None
 
 
 def truth(name: str, value: bool) -> bool:

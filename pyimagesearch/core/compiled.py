@@ -72,7 +72,9 @@ class _Cache:
         # Metrics are new after each `compile`, layers and weights after other changes.
         parts = [*model.variables, *model.metrics]
         for layer in all_layers(model):
-            parts += [layer, vars(layer).get("activation")]
+            attributes = vars(layer)
+            parts += [layer, attributes.get("activation")]
+            parts.append(attributes.get("recurrent_activation"))
         known = [reference() for reference in self.parts]
         if len(parts) != len(known) or any(map(operator.is_not, parts, known)):
             self.functions.clear()
@@ -123,7 +125,7 @@ def compile_for(
         cache.functions.pop(next(iter(cache.functions)))
         warn(
             "attacks on a model are compiled again and again: make loss= once, outside "
-            "the function that attacks"
+            "the function that attacks, and keep to a few shapes of images"
         )
     return compiled
 
@@ -169,7 +171,8 @@ def _compile(function, loss, shapes, output_shape):
     except LookupError as error:
         reason = f"model has an operation without a gradient: {error}"
         raise ValueError(checks.one_line(reason)) from error
-    except (AttributeError, NotImplementedError) as error:  # as of tensor.numpy()
+    except (AttributeError, NotImplementedError, TypeError) as error:
+        # What a tensor of a graph cannot do, such as tensor.numpy() or float(tensor).
         reason = f"model or loss cannot be compiled by tf.function: {error}"
         raise ValueError(checks.one_line(reason)) from error
     return Compiled(concrete, output_shape, as_targets)
@@ -182,6 +185,8 @@ def compile_logits(
 
     With it comes the shape of the model's output for an image.
     """
+    if from_logits is not None:
+        from_logits = checks.truth("from_logits", from_logits)
     loss = OnLogits("margin", from_logits)
     compiled = compile_for(_logits, model, images, loss)
 
@@ -204,15 +209,17 @@ def chunks(images: np.ndarray) -> Iterator[slice]:
 
 
 def all_layers(model: keras.Model) -> Iterator[keras.Layer]:
-    """Yield a model's layers, with those inside of them, also of a user's own kind."""
-    yield from model._flatten_layers(include_self=False)
+    """Yield a model and its layers, with those inside of a user's own layers."""
+    yield from model._flatten_layers()
 
 
 def check_model(model: keras.Model) -> None:
     """Raise unless `model` is a Keras model whose call is what it predicts with."""
     if not isinstance(model, keras.Model):
-        kind = f"{type(model).__module__}.{type(model).__name__}"
-        raise TypeError(f"model must be a Keras 3 model, got {kind}")
+        kinds = [f"{kind.__module__}.{kind.__name__}" for kind in type(model).__mro__]
+        of_tf_keras = [kind for kind in kinds if kind.startswith("tf_keras")]
+        got = (of_tf_keras or kinds)[0]
+        raise TypeError(f"model must be a Keras 3 model, got {got}")
     if getattr(model, "preprocessor", None) is not None:  # as tasks of KerasHub have
         raise ValueError(
             "model preprocesses images before its call: attack "

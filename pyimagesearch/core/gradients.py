@@ -19,8 +19,8 @@ def warn_of_gradients(sizes: np.ndarray) -> None:
     if 100 * np.sum(sizes == 0) >= len(sizes):
         warn(
             "the gradient of the loss is zero for 1% of the images or more, which stay "
-            "as they are. Of a classifier loss='cross_entropy' moves those that it is "
-            "sure of, and square_attack needs no gradient; or try another loss=. "
+            "as they are. For a classifier, loss='cross_entropy' also moves confident "
+            "images, and square_attack needs no gradient; or try another loss=. "
             "A cast to integers, as by Input(dtype='uint8'), stops gradients"
         )
 

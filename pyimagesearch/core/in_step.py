@@ -1,12 +1,11 @@
 """Batches that `fit` draws in step with the weights."""
 
 import itertools
+import operator
 import sys
-import types
 import weakref
 from collections.abc import Iterable, Iterator
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -32,17 +31,18 @@ def in_step(batches: Iterable) -> tf.data.Dataset:
             at once, to learn the shapes, and is the first that is used.
 
     Raises:
-        TypeError: If it is nothing of that kind.
+        TypeError: If `batches` is none of these.
         ValueError: If there is no batch; in `fit`, if none is left for an epoch, or if
             endless batches come without `steps_per_epoch`.
     """
-    if not isinstance(batches, Iterable) or isinstance(batches, keras.utils.PyDataset):
+    is_keras_dataset = hasattr(batches, "on_epoch_end")  # which nobody would call here
+    if not isinstance(batches, Iterable) or is_keras_dataset:
         got = checks.shown(batches)
         raise TypeError(f"batches must be an iterator or a list, got {got}")
-    is_endless = isinstance(batches, types.GeneratorType)
+    iterator = iter(batches)
+    is_endless = iterator is batches and operator.length_hint(batches, -1) < 0
     if isinstance(batches, tf.data.Dataset):
         is_endless = batches.cardinality() == tf.data.INFINITE_CARDINALITY
-    iterator = iter(batches)
     first = next(iterator, None)
     if first is None:
         raise ValueError("batches must be an iterator of batches, got an empty one")
@@ -92,8 +92,8 @@ class _InStep(tf.data.Dataset):
 
     def __iter__(self) -> Iterator[tuple[tf.Tensor, ...]]:
         # Keras advances an iterator of ours between the steps. It would read one of
-        # tf.data's inside the compiled step, where whatever needs no batch, such as
-        # weight decay, may overtake the reading.
+        # tf.data's inside the compiled step, where work that does not need the batch,
+        # such as weight decay, could run before the batch is read.
         caller = sys._getframe(1)
         name = caller.f_globals.get("__name__", "")
         if name.startswith("tf_keras."):
@@ -118,7 +118,7 @@ class _InStep(tf.data.Dataset):
                 "the batches have ended, as a generator does after an interrupt or an "
                 "error: make a new one, or give a list, which starts over"
             )
-        if is_keras:  # what it takes for the end of data, where a plain one trips it
+        if is_keras:  # which treats this as the end of data; StopIteration would fail
             raise tf.errors.OutOfRangeError(None, None, "the batches have ended")
 
     def cardinality(self) -> tf.Tensor:

@@ -43,7 +43,7 @@ def as_rows(
     labels, are_ids = check_labels(name, labels, count, shape)
     if are_ids:
         return np.eye(shape[-1], dtype=np.float32)[labels]
-    return labels.astype(np.float32, copy=False)
+    return checks.array(name, labels, np.float32)
 
 
 def as_class_ids(
@@ -94,8 +94,8 @@ def as_classes(
 def find_classes(targets: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
     """Return the class ids `(n,)` that targets for a loss stand for, if they do.
 
-    One-hot rows of two and more classes, and class ids, do; a single output's targets
-    and those of regression do not.
+    One-hot rows of two and more classes, and class ids, do; a single output's targets,
+    several labels an image and those of regression do not.
     """
     if len(shape) != 1 or shape[0] < 2:
         return None

@@ -79,7 +79,7 @@ def _behind_last_operation(output):
 def _logarithms(probabilities):
     warn(
         "there are no logits behind the model's probabilities: their logarithms take "
-        "their place, and confident answers may withstand attacks unduly"
+        "their place, and robustness may look better than it is"
     )
     others = 1.0
     if probabilities.shape[-1] == 1:

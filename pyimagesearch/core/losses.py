@@ -91,6 +91,13 @@ def takes_class_ids(loss: Loss) -> bool:
     return isinstance(loss, kinds) or getattr(loss, "func", loss) is function
 
 
+def is_binary(loss: Loss) -> bool:
+    """Return whether a loss judges each output on its own, as for several labels."""
+    function = getattr(loss, "func", loss)  # of a partial
+    name = getattr(function, "name", None) or getattr(function, "__name__", "")
+    return name.startswith("binary")
+
+
 def each_loss(loss: Loss, targets: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
     """Return the loss of each image `(n,)`, whatever the loss itself averages over."""
     # Calling a loss object would average over the batch; gradients divided by many
@@ -98,8 +105,8 @@ def each_loss(loss: Loss, targets: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
     function = loss.call if isinstance(loss, keras.losses.Loss) else loss
     values = function(targets, output)
     if not tf.is_tensor(values):
-        raise TypeError(f"loss must return a tensor, got {checks.shown(values)}")
-    if values.shape.rank == 0:  # averaged or added up after all: image by image, then
+        raise ValueError(f"loss must return a tensor, got {checks.shown(values)}")
+    if values.shape.rank == 0:  # of the whole batch, so it is called for each image
         rows = tf.expand_dims(targets, 1), tf.expand_dims(output, 1)
         one = tf.TensorSpec((), values.dtype)
         values = tf.map_fn(lambda row: function(*row), rows, fn_output_signature=one)

@@ -52,7 +52,7 @@ def make_sampler(
     """
     total = checks.positive_integer("total", total)
     dims = _check_dims(dims)
-    checks.strength(eps)
+    checks.fit_to_images(checks.strength(eps), (1, *dims))
     if not callable(attack):
         raise TypeError(f"attack must be a function, got {checks.shown(attack)}")
     images = rows_of("images", images)

@@ -75,16 +75,16 @@ def _import_tensorflow():
     leads to another process meanwhile. It says them if the last byte does not come,
     also where TensorFlow aborts. Set TF_CPP_MIN_LOG_LEVEL to see them always.
     """
-    is_shown = "TF_CPP_MIN_LOG_LEVEL" in os.environ
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+        return
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
     command = [sys.executable, "-S", "-c", _REPEAT]
     # In a session of its own, Ctrl-C does not reach it.
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, start_new_session=True
     ) as repeater:
         stderr = os.dup(2)
-        if not is_shown:
-            os.dup2(repeater.stdin.fileno(), 2)
+        os.dup2(repeater.stdin.fileno(), 2)
         try:
             import tensorflow
 

@@ -77,11 +77,13 @@ def load_test(chosen: str | None, model, rows: slice) -> tuple[str, Split]:
         return data.name, (images[rows], labels[rows])
     try:
         if Path(chosen).is_dir():
-            images, labels = _load_folder(chosen, model.input_shape, rows)
+            images, labels = _load_folder(chosen, model.input_shape, classes, rows)
         else:
             images, labels = _load_npz(chosen, ("x_test", "y_test"))
-            labels = _class_ids("y_test", labels, len(images))[rows]
-            images = _images("x_test", images)[rows]
+            images = _images("x_test", images)
+            labels = _class_ids("y_test", labels, len(images))
+            images = images[rows]
+            labels = labels[rows]
             if len(images) == 0:
                 raise ValueError(f"{chosen} must hold image {rows.start}")
         if labels.max() >= classes:
@@ -92,13 +94,16 @@ def load_test(chosen: str | None, model, rows: slice) -> tuple[str, Split]:
     return chosen, (images, np.eye(classes, dtype=np.float32)[labels])
 
 
-def _load_folder(folder, input_shape, rows):
+def _load_folder(folder, input_shape, classes, rows):
     import keras
 
     colours = {1: "grayscale", 3: "rgb", 4: "rgba"}
-    if len(input_shape) != 4 or None in input_shape[1:]:
-        wanted = "a model of images of a known size"
-        raise ValueError(f"a folder of pictures needs {wanted}, got {input_shape}")
+    is_known = len(input_shape) == 4 and None not in input_shape[1:]
+    if not is_known or input_shape[-1] not in colours:
+        raise ValueError(
+            "a folder of pictures needs a model of images of a known size, and of "
+            f"1, 3 or 4 channels, got {input_shape}"
+        )
     _, height, width, channels = input_shape
     dataset = keras.utils.image_dataset_from_directory(
         folder,
@@ -107,6 +112,10 @@ def _load_folder(folder, input_shape, rows):
         batch_size=None,
         seed=0,
     )
+    found = len(dataset.class_names)
+    if found != classes:
+        wanted = f"{classes} folders, a class of the model each"
+        raise ValueError(f"{folder} must hold {wanted}, got {found}")
     wanted = dataset.skip(rows.start).take(rows.stop - rows.start)
     pairs = list(wanted.as_numpy_iterator())
     if not pairs:
@@ -190,7 +199,9 @@ def _load_from_keras(name):
     home = Path(os.environ.get("KERAS_HOME") or "~/.keras")
     with contextlib.suppress(RuntimeError):  # a user without a home
         home = home.expanduser()
-    found = sorted(home.glob(f"datasets/{_FROM_KERAS[name]}*"))
+    found = []
+    for folder in (home, Path("/tmp/.keras")):  # the second where a home is read-only
+        found += sorted(folder.glob(f"datasets/{_FROM_KERAS[name]}*"))
     # After a download that failed Keras leaves an empty folder.
     cached = [path for path in found if path.is_file() or any(path.iterdir())]
     usual_timeout = socket.getdefaulttimeout()
@@ -221,7 +232,7 @@ def _images(key, images):
     if not 0 <= low <= high <= largest:  # NaN is refused, too
         got = f"{images.dtype} from {low:g} to {high:g}"
         raise ValueError(f"{key} must be integers to 255 or floats to 1, got {got}")
-    if key == "x_train" and largest == 255 and 0 < high < 128:
+    if largest == 255 and 0 < high < 128:
         warnings.warn(
             f"{key} has integers up to {high} only, but is divided by 255: scale it to "
             "0 to 255, or to floats from 0 to 1",

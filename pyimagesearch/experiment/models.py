@@ -13,10 +13,13 @@ from pyimagesearch.experiment.data import Split
 def read_model(path: str) -> keras.Model:
     """Load a saved model in Keras's safe mode, or fail."""
     try:
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras, zip and JSON raise a dozen kinds
         *_, reason = str(error).split("Exception encountered: ")  # Keras's root cause
         fail(f"{path} cannot be loaded in safe mode: {one_line(reason)}")
+    if not isinstance(model, keras.Model) or len(model.outputs) != 1:
+        fail(f"{path} must be a Keras model of one output, got {shown(model)}")
+    return model
 
 
 def load_model(path: str, data: Split) -> keras.Model:
@@ -33,7 +36,7 @@ def check_model_fits(model: keras.Model, path: str, data: Split) -> np.ndarray:
     """Return a classifier's output for some of the data, or fail if it has another."""
     classes = data[1].shape[1]
     try:
-        output = example_output(model, data[0], 64)
+        output = example_output(model, data[0], 4)
     except (TypeError, ValueError) as error:
         fail(f"{path}: {one_line(error)}")
     shape = output.shape[1:]
@@ -51,5 +54,5 @@ def seed_random_layers(model: keras.Model, seed: int) -> None:
     rng = np.random.default_rng(seed)
     weights = {id(weight) for weight in model.weights}
     for variable in model.variables:
-        if id(variable) not in weights:  # but the state of a layer's random numbers
+        if id(variable) not in weights:  # so it is a layer's random state
             variable.assign(rng.integers(2**31, size=2))

@@ -60,7 +60,7 @@ def make_parser(
 ) -> argparse.ArgumentParser:
     """Return a parser of the options that every command takes.
 
-    Of `--data` the type may be another one than `data`.
+    `data_type` may replace the check of `--data`.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.error = fail  # one line, without the usage

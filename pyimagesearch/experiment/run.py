@@ -23,7 +23,7 @@ _HISTORY = "history.csv"
 _RESULTS = "results.json"
 _PICTURES = "accuracy.png"
 
-# Options that make no difference to a run's figures, or count by what they lead to.
+# Options that make no difference to a run's figures, or are recorded in another form.
 _FREE = ("output", "force", "quiet", "verbose", "data")
 
 

@@ -99,7 +99,7 @@ def evaluate_robustness(
     verbose = checks.is_live() if verbose is None else verbose
     progress = keras.utils.Progbar(
         len(all_eps) * (len(suite.attacks()) + 1),
-        verbose=int(verbose),
+        verbose=int(bool(verbose)),
         unit_name="attack",
     )
     rows = [judge.row("clean", 0.0, clean, started)]
@@ -115,10 +115,11 @@ def evaluate_robustness(
 
 def _check_eps(eps, width):
     """Return the values of eps once each, or raise."""
-    values = checks.array("eps", eps).ravel().tolist()
-    if not values:
+    values = checks.array("eps", eps)
+    if values.ndim > 1 or values.size == 0:
         raise ValueError(f"eps must be a number, or several, got {checks.shown(eps)}")
-    return list(dict.fromkeys(checks.number_in("eps", v, 0, width) for v in values))
+    numbers = [checks.number_in("eps", value, 0, width) for value in values.ravel()]
+    return list(dict.fromkeys(numbers))
 
 
 class _Outcome(NamedTuple):
@@ -142,7 +143,8 @@ class _Judge:
         logits = self.predict(adversaries).astype(float)
         check_outputs(self.model, np.isfinite(logits).all(axis=1))
         true = logits[np.arange(len(self.ids)), self.ids]
-        losses = np.logaddexp.reduce(logits, axis=1) - true
+        with np.errstate(under="ignore"):
+            losses = np.logaddexp.reduce(logits, axis=1) - true
         return _Outcome(adversaries, logits.argmax(axis=1) == self.ids, losses)
 
     def attacked(self, start, attack, eps, rows=None):
@@ -207,7 +209,7 @@ def _worse_of(one, other):
 
 
 def _warn_of_doubts(judge, suite, rows, before_square, worst):
-    """Warn of what speaks for gradients that mislead the attacks.
+    """Warn where gradients seem to mislead the attacks.
 
     Source: Athalye et al., "Obfuscated gradients give a false sense of security", 2018.
     """

@@ -63,18 +63,15 @@ class Suite:
 
     def pgd(self, images, ids, eps):
         """Climb cross-entropy from random starts."""
-        sizes = attacks.shrinking_steps(eps, self.steps)
-        return self._climb(images, ids, eps, sizes, restarts=_RESTARTS)
+        return self._pgd(images, ids, eps, restarts=_RESTARTS)
 
     def pgd_margin(self, images, ids, eps):
         """Climb the margin from random starts."""
-        sizes = attacks.shrinking_steps(eps, self.steps)
-        return self._climb(images, ids, eps, sizes, "margin", restarts=_RESTARTS)
+        return self._pgd(images, ids, eps, "margin", restarts=_RESTARTS)
 
     def pgd_chords(self, images, ids, eps):
-        """Climb cross-entropy by gradients that see through the first ReLUs."""
-        sizes = attacks.shrinking_steps(eps, self.steps)
-        return self._climb(images, ids, eps, sizes, chords=True)
+        """Climb cross-entropy, seeing through the first ReLUs in every other step."""
+        return self._pgd(images, ids, eps, chords=True)
 
     def pgd_longer(self, images, ids, eps):
         """Climb cross-entropy by three times the steps."""
@@ -86,13 +83,12 @@ class Suite:
         logits = self.predict(images)
         logits[np.arange(len(ids)), ids] = -np.inf
         likeliest = np.argsort(-logits, axis=1)[:, :-1]  # the last is the true class
-        sizes = attacks.shrinking_steps(eps, self.steps)
         adversaries = images.copy()
         left = np.arange(len(images))
         for goals in likeliest.T[:_TARGETS]:
             if left.size > 0:
-                adversaries[left] = self._climb(
-                    images[left], goals[left], eps, sizes, "margin", targeted=True
+                adversaries[left] = self._pgd(
+                    images[left], goals[left], eps, "margin", targeted=True
                 )
                 answers = self.predict(adversaries[left]).argmax(axis=1)
                 left = left[answers == ids[left]]
@@ -113,6 +109,10 @@ class Suite:
 
     def _loss(self, name):
         return OnLogits(name, self.from_logits)
+
+    def _pgd(self, images, ids, eps, loss="cross_entropy", **settings):
+        sizes = attacks.shrinking_steps(eps, self.steps)
+        return self._climb(images, ids, eps, sizes, loss, **settings)
 
     def _climb(self, images, ids, eps, sizes, loss="cross_entropy", **settings):
         return attacks.projected_gradient_descent(

@@ -44,7 +44,7 @@ def main(options: Namespace) -> None:
     data = load_data(options.data)
     total, *dims = data.test[0].shape
     run = Run(options, data)
-    model = load_model(options.model, data.test)
+    model = load_model(run.trained_network, data.test)
     (images, labels), held_out = robust.hold_out(data.train, options.seed)
     steps_per_epoch = len(images) // _BATCH_SIZE
     if steps_per_epoch == 0:

@@ -48,24 +48,25 @@ def robust_attack(
     """
     steps = checks.positive_integer("steps", steps)
     rng = checks.generator(rng)
-    low, high = clip
+    low, high = checks.array("clip", clip)
     calls = itertools.count()
 
     def attack(model, images, labels, eps):
         if images.ndim == 4:
             images = _shift(images, rng)
-        share = eps / (high - low)
+        largest = float(np.max(eps))
+        share = largest / (high - low)
         rise = min(0.5, max(2 * share, 1e-9))
         risen = min(1.0, next(calls) / steps / rise)
-        reach = min(1.3, 1.4 - share) * eps * risen
+        reach = min(1.3, 1.4 - share) * risen  # in eps
         pgd_steps = max(2, round(1 + 10 * share))
         return projected_gradient_descent(
             model,
             images,
             labels,
-            reach,
+            reach * eps,
             steps=pgd_steps,
-            step_size=min(0.75, 2 / pgd_steps) * reach,
+            step_size=min(0.75, 2 / pgd_steps) * reach * largest,
             clip=clip,
             chords=True,
             rng=rng,
@@ -116,9 +117,9 @@ def robust_optimizer(model: keras.Model, steps: int) -> keras.optimizers.Optimiz
 class WatchRobustness(keras.callbacks.Callback):
     """Attacks images that stay out of the training, and notices when that fails.
 
-    After each epoch it adds `robust_accuracy` to what Keras logs: under ten steps of PGD
-    with `chords=True` and the full eps. If that ends below four fifths of its best, the
-    model gets the weights of its best epoch again, and a warning says so.
+    After each epoch it adds `robust_accuracy` to what Keras logs: under ten steps of
+    PGD with `chords=True` and the full eps. If that ends below four fifths of its best,
+    the model gets the weights of its best epoch again, and a warning says so.
 
     Attributes:
         accuracies: The accuracy after each epoch of the last training.
@@ -131,12 +132,14 @@ class WatchRobustness(keras.callbacks.Callback):
         self._images, self._labels = data
         self._eps = eps
         self._clip = clip
-        self.on_train_begin()
-
-    def on_train_begin(self, logs: dict | None = None) -> None:
-        """Start anew, as for another fold."""
         self.accuracies = []
         self.best_weights = []
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        """Start anew, as for another fold, or raise if the model is no classifier."""
+        self.accuracies = []
+        self.best_weights = []
+        compile_logits(self.model, checks.array("images", self._images, np.float32))
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Attack the images."""
@@ -176,6 +179,8 @@ def hold_out(data: Data, seed: int) -> tuple[Data, Data]:
     images = rows_of("images", data[0])
     labels = checks.array("labels", data[1])
     count = len(labels)
+    if len(images) != count:
+        raise ValueError(f"images must be {count}, as labels, got {len(images)}")
     held_out = max(1, min(_MOST_HELD_OUT, count // 20))
     order = np.random.default_rng(seed).permutation(count)
     few = np.sort(order[:held_out])
