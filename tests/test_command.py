@@ -200,8 +200,9 @@ def test_report_takes_pictures_from_a_folder_for_each_class(images_of, tmp_path)
     assert "needs a model of images of a known size" in error
     assert "got (None, 108)" in error
     (folder / "eels").mkdir()
-    (folder / "eels" / "0.png").write_bytes(file.read_bytes())
-    assert "class ids 0 to 2, as the model has, got 3" in images_of(folder, 20)
+    assert "must hold 3 folders, a class of the model each, got 4" in images_of(
+        folder, 20
+    )
 
 
 def test_report_takes_a_file_of_test_images_alone(images_of, tmp_path):
@@ -212,6 +213,8 @@ def test_report_takes_a_file_of_test_images_alone(images_of, tmp_path):
     np.testing.assert_array_equal(share, images[1:3])
     np.testing.assert_array_equal(labels, np.eye(3)[[2, 1]])
     assert "must hold image 9" in images_of(path, "9:12")
+    np.savez(path, x_test=images, y_test=[0, 2, 3, 1, 0])
+    assert "class ids 0 to 2, as the model has, got 3" in images_of(path, 5)
 
 
 def test_table_sets_models_side_by_side():

@@ -200,7 +200,8 @@ def test_tensorflow_starts_quietly_unless_its_lines_are_asked_for(level, tmp_pat
         "import os; os.write(2, b'chatter in C++\\n');"
         "from types import SimpleNamespace as N; config = N(list_physical_devices=list)"
     )
-    code = stub("import tensorflow; print(file=sys.stderr)").replace(STUBBED, "")
+    main = "[__import__('tensorflow'), print(file=sys.stderr)]"
+    code = stub(main).replace(STUBBED, "")
     environment = RUNNING["env"] | {"PYTHONPATH": str(tmp_path)}
     if level:
         environment["TF_CPP_MIN_LOG_LEVEL"] = level
