@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import build_classifier
+from conftest import build_classifier, network_of
 
 from pyimagesearch.experiment import files
 from pyimagesearch.experiment.console import run_script
@@ -215,6 +215,21 @@ def test_report_takes_a_file_of_test_images_alone(images_of, tmp_path):
     assert "must hold image 9" in images_of(path, "9:12")
     np.savez(path, x_test=images, y_test=[0, 2, 3, 1, 0])
     assert "class ids 0 to 2, as the model has, got 3" in images_of(path, 5)
+
+
+def test_report_is_told_of_a_single_logit(tmp_path, run_command):
+    model = network_of(keras.layers.Flatten(), keras.layers.Dense(1))
+    model.save(tmp_path / "m.keras")
+    images = np.random.default_rng(0).random((20, 6, 6, 1), dtype=np.float32)
+    labels = (model(images).numpy()[:, 0] > 0).astype(int)
+    np.savez(tmp_path / "test.npz", x_test=images, y_test=labels)
+    arguments = [tmp_path / "m.keras", "--data", tmp_path / "test.npz"]
+    arguments += ["--steps", 1, "--queries", 2]
+    status, _, error = run_command(command, *arguments)
+    assert status == 2 and "a single score" in error
+    status, printed, error = run_command(command, *arguments, "--from-logits")
+    assert status == 0, error
+    assert table_of(printed)[1][:3] == ["0", "clean", "1.0000"]
 
 
 def test_table_sets_models_side_by_side():

@@ -58,6 +58,9 @@ def parse_options(description: str) -> Namespace:
         help="pixel range that the models expect (default: 0 1)",
     )
     parser.add_argument(
+        "--from-logits", action="store_true", help="the models return logits"
+    )
+    parser.add_argument(
         "--fail-under",
         type=shared.number(float, 0, 1),
         help="end with status 1 if a worst case is below this accuracy",
@@ -142,11 +145,12 @@ def main(options: Namespace) -> None:
             reports[name] = evaluate_robustness(
                 model,
                 images,
-                labels,
+                labels.argmax(axis=1),
                 options.eps,
                 options.range,
                 steps=options.steps,
                 queries=options.queries,
+                from_logits=options.from_logits or None,  # None finds it out
                 rng=options.seed,
             )
         except ValueError as error:
