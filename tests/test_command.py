@@ -164,7 +164,7 @@ def images_of(tmp_path, run_command, monkeypatch):
     given = []
 
     def report(model, images, labels, *arguments, **settings):
-        given[:] = [images, labels]
+        given[:] = [images, np.eye(3)[labels]]
         return [evaluate.Row("clean", 0.0, 1.0, 0.0, 0.0, 0.0, 0.0)]
 
     def run(data, rows, model=None):
