@@ -4,7 +4,6 @@ import math
 import operator
 import weakref
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import NamedTuple
 
 import keras
@@ -118,7 +117,10 @@ def compile_for(
         output_shape = example_output(model, images, 1).shape[1:]
         cache.follow(model)  # its first call may have built it
         network = _network(model, loss, images)
-        traced = partial(function, network, **settings)
+
+        def traced(*tensors):  # no partial: TensorFlow would miss its keywords, slowly
+            return function(network, *tensors, **settings)
+
         compiled = _compile(traced, loss, shapes, output_shape)
     cache.functions[key] = compiled
     while len(cache.functions) > _MOST_FUNCTIONS:
