@@ -29,7 +29,8 @@ import numpy as np
 import tensorflow as tf
 
 from pyimagesearch.attacks import projected_gradient_descent, square_attack
-from pyimagesearch.core.compiled import chunks
+from pyimagesearch.core.chords import chord_gradient, chord_slopes
+from pyimagesearch.core.compiled import Network, chunks
 from pyimagesearch.datagen import generate_mixed_adverserial_batch, in_step
 from pyimagesearch.experiment.data import load
 from pyimagesearch.fgsm import generate_image_adversary
@@ -265,9 +266,13 @@ def mixed_step(model, train):
 
 
 def robust_step(model, train):
-    """Return a function that trains as the robust recipe does at this eps."""
+    """Return a function that trains as the robust recipe does."""
     reach = 1.3 * EPS
-    gradient_sign = bare_gradient_sign(model, keras.losses.categorical_crossentropy)
+    network = Network(
+        output=functools.partial(model, training=False),
+        losses=keras.losses.categorical_crossentropy,
+        logits=None,
+    )
 
     def train_robust(images, labels):
         shifted = tf.pad(images, [(0, 0), (1, 1), (1, 1), (0, 0)], "SYMMETRIC")
@@ -279,8 +284,10 @@ def robust_step(model, train):
         high = tf.minimum(shifted + reach, 1.0)
         start = tf.random.uniform(images.shape, -reach, reach)
         adversaries = tf.clip_by_value(shifted + start, low, high)
+        slopes = chord_slopes(network, low, high)
         for _ in range(2):
-            step = 0.75 * reach * gradient_sign(adversaries, labels)
+            gradient, _ = chord_gradient(network, adversaries, labels, slopes)
+            step = 0.75 * reach * tf.sign(gradient)
             adversaries = tf.clip_by_value(adversaries + step, low, high)
         train(adversaries, labels)
 
