@@ -29,13 +29,12 @@ def robust_attack(
     """Return the recipe's attack, for a generator that is given the eps to withstand.
 
     Each image is first shifted by up to a pixel, up or down and sideways, its edge
-    repeated; what has no height and width is not. Then PGD climbs from a random start.
-    Let e be eps as a share of the range. PGD takes `1 + 10 e` steps, at least two; with
-    more than two it has `chords=True`, or the network would learn to hide behind its
-    first ReLUs, as it does at a large eps. Its own eps, the reach, is `1.4 - e` times
-    eps, at most 1.3 times; a step is `2 / steps` of it, at most 3/4. The reach rises
-    from 0 over the first `2 e` of the training, at most half of it, because a network
-    learns nothing from strong adversaries at once.
+    repeated; what has no height and width is not. Then PGD climbs from a random start,
+    with `chords=True`, or the network would learn to hide behind its first ReLUs.
+    Let e be eps as a share of the range. PGD takes `1 + 10 e` steps, at least two. Its
+    own eps, the reach, is `1.4 - e` times eps, at most 1.3 times; a step is `2 / steps`
+    of it, at most 3/4. The reach rises from 0 over the first `2 e` of the training, at
+    most half of it, because a network learns nothing from strong adversaries at once.
 
     Args:
         steps: Batches in all epochs together. The attack counts its own calls, one a
@@ -69,7 +68,7 @@ def robust_attack(
             steps=pgd_steps,
             step_size=min(0.75, 2 / pgd_steps) * reach * largest,
             clip=clip,
-            chords=pgd_steps > 2,
+            chords=True,
             rng=rng,
         )
 
