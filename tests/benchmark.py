@@ -231,8 +231,9 @@ def square_rivals(model, images, queries):
             for (part,) in parts:
                 forward(part).numpy()
 
+    # Two more passes come before the first query.
     return {
-        "a query": (run_square, 1000 / queries),
+        "a query": (run_square, 1000 / (queries + 2)),
         "bare compiled pass": (run_bare, 1000 / queries),
     }
 
@@ -384,6 +385,8 @@ def measure_large(name, part):
     images = np.random.default_rng(0).random((32, 224, 224, 3), dtype=np.float32)
     labels = np.eye(1000, dtype=np.float32)[np.arange(32)]
     if part == "Square":
+        bias = model.trainable_weights[-1]  # else each change would get a new answer
+        bias.assign(np.random.default_rng(0).normal(size=bias.shape))
         rivals = square_rivals(model, images, queries=3)
         title = f"Square, {name}, 32 images"
         compare(title, "ms", "bare compiled pass", rivals, rounds=3)
