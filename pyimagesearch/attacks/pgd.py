@@ -93,7 +93,11 @@ def projected_gradient_descent(
         model,
         images,
         loss,
-        *(eps, unit, images, step_sizes, bounds),
+        eps,
+        unit,
+        images,
+        step_sizes,
+        bounds,
         norm=norm,
         chords=chords,
     )
@@ -181,7 +185,6 @@ def _climb(
             adversaries = images + changes * shares
         return tf.clip_by_value(adversaries, lowest, highest)
 
-    # By turns, as a network that is trained against one of them hides from that one.
     def step(i, adversaries, sizes, are_finite):
         def by_own_slopes():
             return gradient_direction(network, adversaries, targets, norm)
@@ -189,6 +192,7 @@ def _climb(
         def by_chords():
             return gradient_direction(network, adversaries, targets, norm, slopes)
 
+        # By turns: a network that is trained against one of them hides from that one.
         if slopes:
             direction, size, is_finite = tf.cond(i % 2 == 0, by_chords, by_own_slopes)
         else:

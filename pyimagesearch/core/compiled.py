@@ -210,9 +210,9 @@ def chunks(images: np.ndarray) -> Iterator[slice]:
         yield slice(start, start + rows)
 
 
-def all_layers(model: keras.Model) -> Iterator[keras.Layer]:
-    """Yield a model and its layers, with those inside of a user's own layers."""
-    yield from model._flatten_layers()
+def all_layers(model: keras.Model) -> list[keras.Layer]:
+    """Return a model and its layers, with those inside of a user's own layers."""
+    return model._flatten_layers()
 
 
 def check_model(model: keras.Model) -> None:
