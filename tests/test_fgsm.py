@@ -1,6 +1,5 @@
 import functools
 import gc
-import inspect
 import weakref
 
 import keras
@@ -14,9 +13,6 @@ from conftest import (
     gradients,
     network_of,
     no_warning,
-    saturate,
-    two_outputs,
-    under_policy,
 )
 from keras import layers, losses, ops
 from numpy.testing import assert_allclose, assert_array_equal
@@ -24,8 +20,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from pyimagesearch.attacks import projected_gradient_descent as pgd
 from pyimagesearch.attacks import square_attack
 from pyimagesearch.core import compiled
-from pyimagesearch.core.gradients import DivergedError, warn_of_gradients
-from pyimagesearch.datagen import generate_mixed_adversarial_batch
+from pyimagesearch.datagen import generate_adversarial_batch
 from pyimagesearch.fgsm import generate_image_adversary as fgsm
 
 DIMS = (6, 6, 1)
@@ -37,68 +32,59 @@ def per_image_loop(model, images, targets, *loss):
     return images + EPS * np.sign(gradients(model, images, targets, *loss))
 
 
-def logits_of(model, images, from_logits=None):
-    predict, _ = compiled.compile_logits(model, images, from_logits)
-    return predict(images)
-
-
-def assert_follows(model, images, targets, count=5):
-    images = images[:count]
-    targets = targets[:count]
-    adversaries = fgsm(model, images, targets, 0.1)
-    assert_array_equal(adversaries, per_image_loop(model, images, targets))
-
-
-# What the tutorials rely on.
-
-
-def test_signature_of_the_tutorial():
-    parameters = list(inspect.signature(fgsm).parameters.values())
-    assert [p.name for p in parameters[:4]] == ["model", "image", "label", "eps"]
-    assert parameters[3].default == 2 / 255.0
-    assert all(p.kind is p.KEYWORD_ONLY for p in parameters[4:])
+def assert_follows(model, images, targets):
+    adversaries = fgsm(model, images[:5], targets[:5], 0.1)
+    assert_array_equal(adversaries, per_image_loop(model, images[:5], targets[:5]))
 
 
 def test_single_image_as_the_tutorial_calls_it(model, images, labels, one_hot):
     expected = per_image_loop(model, images[:1], one_hot[:1])
-    ids = labels[0], labels[:1], int(labels[0])
-    for label in (one_hot[0], one_hot[:1], list(one_hot[0]), *ids):
+    for label in (one_hot[0], one_hot[:1], list(one_hot[0]), labels[:1], labels[0]):
         adversary = fgsm(model, images[:1], label, eps=0.1)
         assert isinstance(adversary, np.ndarray)
-        assert (adversary.shape, adversary.dtype) == ((1, *DIMS), np.float32)
+        assert adversary.dtype == np.float32
         assert_array_equal(adversary, expected)
 
 
-@pytest.mark.parametrize("dims", [(6, 6, 1), (6, 6, 3), (128, 128, 1)])
+@pytest.mark.parametrize("dims", [(6, 6, 3), (128, 128, 1)])
 def test_batch_equals_the_per_image_loop(dims):
     """Of 128 x 128 pixels there are 24 images in a chunk."""
+    model = build_classifier(dims)
     images = np.random.default_rng(3).random((30, *dims), dtype=np.float32)
     one_hot = np.eye(3, dtype=np.float32)[np.arange(30) % 3]
-    assert_follows(build_classifier(dims), images, one_hot, count=30)
+    adversaries = fgsm(model, images, one_hot, 0.1)
+    assert_array_equal(adversaries, per_image_loop(model, images, one_hot))
 
 
-def test_small_gradients_do_not_vanish_in_a_large_batch():
-    """Averaged over 10,000 images, this gradient is below float32's smallest."""
-    model = network_of(layers.Flatten(), image_shape=(2, 2, 1))
-    images = np.full((10_000, 2, 2, 1), 1e-42, np.float32)
-
-    def scaled(targets, outputs):
-        return tf.reduce_sum(outputs - targets, axis=-1) * 1e-37
-
-    for loss, count in [(scaled, 10_000), (lambda *a: tf.reduce_mean(scaled(*a)), 99)]:
-        zeros = np.zeros((count, 4))
-        assert_array_equal(fgsm(model, images[:count], zeros, 1.0, loss=loss), 1.0)
+def an_image(targets, outputs):
+    return 1e-37 * tf.reduce_sum(outputs - targets, axis=-1)
 
 
-def test_other_dtypes_are_cast_and_left_unchanged(model, one_hot):
+def a_batch(targets, outputs):
+    return tf.reduce_mean(an_image(targets, outputs))
+
+
+def an_element(targets, outputs):
+    return 1e-37 * (outputs - targets)
+
+
+@pytest.mark.parametrize("loss", [an_image, a_batch, an_element])
+def test_small_gradients_do_not_vanish_by_averages(loss):
+    """Averaged over the images, these are below float32's smallest."""
+    model = network_of(layers.Flatten(), image_shape=(1, 1, 1))
+    images = np.full((99, 1, 1, 1), 1e-42, np.float32)
+    assert_array_equal(fgsm(model, images, np.zeros((99, 1)), 1.0, loss=loss), 1.0)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float64, np.float16, bool])
+def test_other_dtypes_are_cast_and_left_unchanged(dtype, model, one_hot):
     values = np.random.default_rng(3).integers(2, size=(20, *DIMS))
+    images = values.astype(dtype)
+    adversaries = fgsm(model, images, one_hot, 0.1)
+    assert adversaries.dtype == np.float32
     expected = per_image_loop(model, values.astype(np.float32), one_hot)
-    for dtype in (np.uint8, np.int64, np.float64, np.float16, bool):
-        images = values.astype(dtype)
-        adversaries = fgsm(model, images, one_hot, 0.1)
-        assert adversaries.dtype == np.float32
-        assert_array_equal(adversaries, expected)
-        assert_array_equal(images, values)
+    assert_array_equal(adversaries, expected)
+    assert_array_equal(images, values)
 
 
 @pytest.mark.parametrize(("norm", "eps"), [(np.inf, 0.3), (2, 3.0)])
@@ -112,13 +98,12 @@ def test_clip_and_targeted(model, images, one_hot, norm, eps):
 
 def test_logits_and_every_label_format(images, labels, one_hot):
     model = build_classifier(activation=None)
-    dense = functools.partial(losses.categorical_crossentropy, from_logits=True)
-    sparse = losses.sparse_categorical_crossentropy
+    dense = losses.CategoricalCrossentropy(from_logits=True)
     expected = per_image_loop(model, images, one_hot, dense)
     for loss in (
-        losses.CategoricalCrossentropy(from_logits=True),
+        dense,
         losses.SparseCategoricalCrossentropy(from_logits=True),
-        functools.partial(sparse, from_logits=True),
+        functools.partial(losses.sparse_categorical_crossentropy, from_logits=True),
     ):
         for given in (one_hot, labels, labels[:, np.newaxis]):
             assert_array_equal(fgsm(model, images, given, 0.1, loss=loss), expected)
@@ -155,9 +140,7 @@ class Subclassed(keras.Model):
         return {"classes": self.dense(ops.reshape(images, (-1, 36)))}
 
 
-def test_models_that_are_not_built_yet(images, one_hot):
-    deferred = keras.Sequential([layers.Flatten(), layers.Dense(3, "softmax")])
-    assert_follows(deferred, images, one_hot)
+def test_a_model_that_is_not_built_yet(images, one_hot):
     model = Subclassed()
     adversaries = fgsm(model, images, one_hot, 0.1)
 
@@ -167,25 +150,12 @@ def test_models_that_are_not_built_yet(images, one_hot):
     assert_array_equal(adversaries, per_image_loop(classes, images, one_hot))
 
 
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16", "float64"])
-def test_other_dtype_policies(policy, images, one_hot):
-    model = under_policy(policy, build_classifier)
-    adversaries = fgsm(model, images, one_hot, 0.1)
-    assert adversaries.dtype == np.float32
-    moved = np.abs(adversaries - images)
-    assert_allclose(moved[moved > 0], 0.1, atol=1e-6)
-    assert (moved > 0).mean() > 0.9
-
-
 @pytest.mark.parametrize("attack", [fgsm, pgd, square_attack])
 def test_eps_of_each_row_of_pixels(attack, model, images):
     eps = np.linspace(0, 0.2, 6)[:, np.newaxis, np.newaxis]
     changes = np.abs(attack(model, images, answers(model, images), eps) - images)
     assert (changes <= eps + 1e-6).all()
     assert_allclose(changes.max(axis=(0, 2, 3)), eps[:, 0, 0], atol=1e-6)
-
-
-# Both norms.
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e18])
@@ -200,53 +170,23 @@ def test_norm_2_of_gradients_whose_squares_leave_float32(model, images, one_hot,
 # Gradients of no use.
 
 
-@pytest.mark.filterwarnings("ignore:.*received `from_logits=True`")
+def draw_a_batch(model, images, labels, eps):
+    next(generate_adversarial_batch(model, 8, images, labels, DIMS, eps))
+
+
 @pytest.mark.parametrize(
-    ("activation", "loss"),
-    [
-        ("softmax", "mse"),
-        ("sigmoid", "mse"),
-        ("softmax", "categorical_crossentropy"),
-        (None, "categorical_crossentropy"),
-        ("softmax", losses.CategoricalCrossentropy(from_logits=True)),
-        (None, "categorical_hinge"),
-    ],
+    "attack", [fgsm, functools.partial(pgd, steps=2, restarts=3), draw_a_batch]
 )
-def test_zero_gradients_are_told_and_the_loss_that_works_is_named(
-    activation, loss, images
-):
-    # Three images, since in larger batches softmax may round 1 to a little less.
-    images = images[:3]
-    model = saturate(build_classifier(activation=activation))
-    labels = answers(model, images)
-    one_hot = np.eye(3, dtype=np.float32)[labels]
-    found = gradients(model, images, one_hot, losses.get(loss))
-    assert (found == 0).all(axis=(1, 2, 3)).any()
+def test_stopped_gradients_are_told_once_at_the_users_line(attack, images, labels):
+    model = network_of(layers.Lambda(ops.round), build_classifier())
     with as_shown() as seen:
         for _ in range(3):
-            fgsm(model, images, labels, 0.1, loss=loss)
-    # In one line that speaks of the user's own.
-    (warning,) = [w for w in seen if "'cross_entropy'" in str(w.message)]
-    assert "is zero for 1% of the images" in str(warning.message)
+            attack(model, images, labels, 0.5)
+    (warning,) = seen
+    text = str(warning.message)
+    assert "loss='cross_entropy'" in text and "square_attack" in text
+    assert len(text) <= 300 and "\n" not in text
     assert warning.filename == __file__
-    assert len(str(warning.message)) <= 300 and "\n" not in str(warning.message)
-    with no_warning():
-        moved = fgsm(model, images, labels, 0.1, loss="cross_entropy")
-    assert (moved != images).mean() > 0.9
-
-
-@pytest.mark.parametrize("function", [ops.stop_gradient, ops.round])
-@pytest.mark.parametrize("attack", [fgsm, functools.partial(pgd, steps=2, restarts=3)])
-def test_networks_that_stop_gradients_need_another_attack(function, attack, images):
-    model = network_of(layers.Lambda(function), build_classifier())
-    labels = answers(model, images)
-    with as_shown() as seen:
-        attack(model, images, labels, 0.5)
-    (warning,) = seen  # however many restarts
-    assert "square_attack needs no gradient" in str(warning.message)
-    assert warning.filename == __file__
-    found = square_attack(model, images, labels, 0.5, queries=50, rng=0)
-    assert (answers(model, found) != labels).any()
 
 
 def test_zero_gradients_are_warned_of_from_one_percent_on():
@@ -259,37 +199,25 @@ def test_zero_gradients_are_warned_of_from_one_percent_on():
     with no_warning():
         fgsm(model, images[1:], np.zeros(199, int), 0.1)
         fgsm(model, images, np.zeros(200, int), eps=0)
+        pgd(model, images, np.zeros(200, int), eps=0)
 
 
-def test_each_trouble_of_gradients_is_told():
-    with as_shown() as seen:
-        warn_of_gradients(np.float32([np.nan, 0, 1]))
-    of_nan, of_zeros = (str(warning.message) for warning in seen)
-    assert "NaN for some images" in of_nan
-    assert "zero for 1%" in of_zeros
-
-
-def srgb(linear):
-    """Return sRGB's values, and NaN for the slope at 0."""
-    curve = 1.055 * ops.power(linear, 1 / 2.4) - 0.055
-    return ops.where(linear <= 0.003, 12.9 * linear, curve)
+def root(images):
+    """Return a root whose slope at 0 is NaN: infinite, times zero."""
+    return ops.where(images > 0, ops.power(images, 0.4), 0)
 
 
 @BOTH_NORMS
 def test_nan_in_a_gradient_counts_as_zero(norm, images, one_hot):
     images[:5, 1:4] = 0
-    model = network_of(layers.Lambda(srgb), build_classifier())
+    model = network_of(layers.Lambda(root), build_classifier())
     found = np.nan_to_num(gradients(model, images, one_hot))
     expected = np.sign(found)
     if norm == 2:
         expected = found / np.sqrt((found**2).sum(axis=(1, 2, 3), keepdims=True))
-    with pytest.warns(UserWarning, match="NaN for some images") as seen:
-        adversaries = fgsm(model, images, one_hot, 0.1, norm=norm)
-    assert [warning.filename for warning in seen] == [__file__]
-    assert_allclose(adversaries, images + 0.1 * expected, atol=1e-6)
     with pytest.warns(UserWarning, match="NaN for some images"):
-        found = pgd(model, images, one_hot, 0.1, norm=norm)
-    assert np.isfinite(found).all()
+        adversaries = fgsm(model, images, one_hot, 0.1, norm=norm)
+    assert_allclose(adversaries, images + 0.1 * expected, atol=1e-6)
 
 
 @BOTH_NORMS
@@ -301,10 +229,6 @@ def test_infinite_gradients_get_all_of_the_step(norm, images, labels):
     changes = adversaries - images
     lengths = np.linalg.norm(changes.reshape(20, -1), norm, axis=1)
     assert_allclose(lengths, 0.5, rtol=1e-5)  # nor is anything NaN
-    if norm == 2:  # where others are infinite, finite gradients are nothing
-        assert_allclose(changes[:5, 2:], 0, atol=1e-6)
-    found = pgd(model, images, labels, 0.5, steps=2, clip=(0, 1), norm=norm)
-    assert np.isfinite(found).all()
 
 
 @pytest.mark.parametrize(
@@ -316,9 +240,8 @@ def test_a_model_that_returns_no_numbers_is_named(attack, value, images, labels)
     kernel, bias = model.layers[-1].get_weights()
     model.layers[-1].set_weights([np.full_like(kernel, value), bias])
     model.name = "walker"
-    with pytest.raises(DivergedError, match=r"'walker' .*of 20 .*diverged") as raised:
+    with pytest.raises(ValueError, match=r"'walker' .*of 20 .*diverged"):
         attack(model, images, labels, 0.1)
-    assert isinstance(raised.value, ValueError) and len(str(raised.value)) <= 300
 
 
 # Probabilities or logits.
@@ -333,91 +256,42 @@ def test_probabilities_without_logits_behind_them(images, one_hot):
         adversaries = fgsm(model, images, one_hot, 0.1, loss="cross_entropy")
     expected = per_image_loop(model, images, one_hot, losses.categorical_crossentropy)
     assert_array_equal(adversaries, expected)
-    with pytest.warns(UserWarning, match="no logits behind"):
-        found = logits_of(model, images)
-    expected = np.diff(np.log(model(images).numpy()))
-    assert_allclose(np.diff(found), expected, atol=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore:there are no logits")
-@pytest.mark.parametrize(
-    ("compiled_from_logits", "from_logits", "are_logits"),
-    [
-        (True, None, True),
-        (False, None, False),
-        (None, True, True),
-        (False, True, True),
-        (True, False, False),
-    ],
-)
-def test_a_single_score_is_what_the_user_or_the_compiled_loss_says(
-    images, compiled_from_logits, from_logits, are_logits
-):
+@pytest.mark.parametrize(("from_logits", "threshold"), [(True, 0), (False, 0.5)])
+def test_a_single_score_is_what_the_compiled_loss_says(images, from_logits, threshold):
+    """Square leaves alone what is not of class 1."""
     model = network_of(layers.GlobalAveragePooling2D())
-    if compiled_from_logits is not None:
-        loss = losses.BinaryCrossentropy(from_logits=compiled_from_logits)
-        model.compile("sgd", loss)
-    means = images.mean(axis=(1, 2))
-    expected = means if are_logits else np.log(means / (1 - means))
-    found = np.diff(logits_of(model, images, from_logits))
-    assert_allclose(found, expected, atol=1e-5)
+    model.compile("sgd", losses.BinaryCrossentropy(from_logits=from_logits))
+    found = square_attack(model, images, np.ones(20), 0.1, queries=1)
+    is_attacked = (found != images).any(axis=(1, 2, 3))
+    assert_array_equal(is_attacked, images.mean(axis=(1, 2, 3)) > threshold)
 
 
 @pytest.mark.parametrize("loss", [None, "mse", losses.Huber()])
 def test_a_single_score_that_nothing_tells_about(images, loss):
     """It is not judged, but either way its gradient points in one direction."""
     model = network_of(layers.GlobalAveragePooling2D())
-    if loss is not None:
-        model.compile("sgd", loss)
-    with pytest.raises(
-        ValueError, match=r"model .*single score.*from_logits="
-    ) as raised:
-        logits_of(model, images)
-    assert len(str(raised.value)) <= 300
-    labels = np.arange(20) % 2
-    signs = np.where(labels == 1, -EPS, EPS).reshape(20, 1, 1, 1)
+    model.compile("sgd", loss)
+    with pytest.raises(ValueError, match=r"model .*single score.*from_logits="):
+        square_attack(model, images, np.zeros(20))
     with no_warning():
-        adversaries = fgsm(model, images, labels, EPS, loss="cross_entropy")
-    assert_array_equal(adversaries, images + signs)
-
-
-@pytest.mark.filterwarnings("ignore:there are no logits")
-@pytest.mark.parametrize("factor", [1, 3])
-def test_two_scores_are_probabilities_if_they_add_up_to_one(images, factor):
-    def scores(images):
-        means = ops.mean(images, axis=(1, 2))
-        return factor * ops.concatenate([1 - means, means], axis=1)
-
-    model = network_of(layers.Lambda(scores))
-    outputs = scores(images).numpy()
-    expected = outputs if factor == 3 else np.log(outputs)
-    assert_allclose(logits_of(model, images), expected, atol=1e-5)
+        adversaries = fgsm(model, images, np.zeros(20), EPS, loss="cross_entropy")
+    assert_array_equal(adversaries, images + EPS)
 
 
 # Compiled once, and never stale.
 
 
-class Gain(layers.Layer):
-    gain = 1.0
-
-    def call(self, images):
-        return images * self.gain
-
-
 def test_follows_a_layers_own_attributes_after_compile(images, one_hot):
-    gain = Gain()
     scaling = layers.Rescaling(1.0)
-    hidden = layers.Flatten(), layers.Dense(8, "sigmoid"), layers.Dense(3, "softmax")
-    model = network_of(gain, scaling, *hidden)
-    model.compile("sgd", "mse")
+    model = network_of(scaling, build_classifier())
     before = fgsm(model, images, one_hot, 0.1)
-    for layer, attribute in [(gain, "gain"), (scaling, "scale")]:
-        setattr(layer, attribute, -2.0)
-        model.compile("sgd", "mse")
-        assert_follows(model, images, one_hot)
-        after = fgsm(model, images, one_hot, 0.1)
-        assert (after != before).any()
-        before = after
+    scaling.scale = -2.0
+    model.compile("sgd", "mse")
+    assert_follows(model, images, one_hot)
+    assert (fgsm(model, images, one_hot, 0.1) != before).any()
 
 
 @pytest.mark.parametrize("nested", [False, True])
@@ -453,22 +327,11 @@ def closure(weight):
     return lambda targets, outputs: weight * distance(targets, outputs)
 
 
-def reading_a_global(weight):
-    """As in a loop at a script's top level, or in a notebook's cell that runs again."""
-    global WEIGHT
-    WEIGHT = weight
-    return lambda targets, outputs: WEIGHT * distance(targets, outputs)
+def of_keras(weight=2.0):
+    return losses.CategoricalFocalCrossentropy(alpha=weight)
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        losses.SparseCategoricalCrossentropy,
-        lambda: losses.CategoricalCrossentropy(label_smoothing=0.1),
-        lambda: "mse",
-        bound,
-    ],
-)
+@pytest.mark.parametrize("make", [bound, of_keras])
 def test_equal_losses_are_compiled_once_for_all_batch_sizes(make, images, labels):
     traced = []
 
@@ -480,9 +343,8 @@ def test_equal_losses_are_compiled_once_for_all_batch_sizes(make, images, labels
     model = network_of(layers.Lambda(count_traces), build_classifier())
     fgsm(model, images, labels, 0.1, loss=make())
     once = len(traced)
-    for count in (1, 7, 20, 3):
-        rows, eps = slice(count), 0.1 * count
-        fgsm(model, images[rows], labels[rows], eps, loss=make())
+    for count in (1, 7, 20):
+        fgsm(model, images[:count], labels[:count], 0.1 * count, loss=make())
     assert len(traced) == once > 0
 
 
@@ -490,19 +352,12 @@ def bound_to_a_list(weight):
     return bound([weight])
 
 
-@pytest.mark.parametrize("make", [closure, reading_a_global, bound, bound_to_a_list])
+@pytest.mark.parametrize("make", [closure, bound, bound_to_a_list, of_keras])
 def test_losses_that_differ_in_a_setting_are_told_apart(make, model, images, one_hot):
     up = fgsm(model, images, one_hot, 0.1, loss=make(1.0))
     down = fgsm(model, images, one_hot, 0.1, loss=make(-1.0))
     assert_allclose(up - images, images - down, atol=1e-6)
     assert (up != down).mean() > 0.9
-
-
-def test_losses_of_keras_that_differ_in_a_setting(model, images, one_hot):
-    for gamma in (0.01, 9.0):
-        loss = losses.CategoricalFocalCrossentropy(gamma=gamma)
-        expected = per_image_loop(model, images, one_hot, loss)
-        assert_array_equal(fgsm(model, images, one_hot, 0.1, loss=loss), expected)
 
 
 def test_cache_has_a_limit(model, images, labels, monkeypatch):
@@ -517,26 +372,6 @@ def test_cache_has_a_limit(model, images, labels, monkeypatch):
     assert len(alive) <= 4
 
 
-def test_many_models_raise_no_retracing_warnings(images, one_hot, caplog):
-    for _ in range(6):
-        fgsm(build_classifier(), images, one_hot, 0.1)
-    assert "retracing" not in caplog.text
-
-
-def draw_a_batch(model, images, labels, eps):
-    next(generate_mixed_adversarial_batch(model, 8, images, labels, DIMS, eps))
-
-
-@pytest.mark.parametrize("attack", [fgsm, pgd, square_attack, draw_a_batch])
-def test_model_can_be_freed(attack, images, labels):
-    model = build_classifier()
-    attack(model, images, labels, 0.1)
-    reference = weakref.ref(model)
-    del model
-    gc.collect()
-    assert reference() is None
-
-
 class Trainer:
     def __init__(self, model):
         self.model = model
@@ -545,113 +380,42 @@ class Trainer:
         return distance(targets, outputs) * len(self.model.layers)
 
 
-def of_model(targets, outputs, model):
-    return distance(targets, outputs) * len(model.layers)
+def by_a_method(model, *arguments):
+    fgsm(model, *arguments, loss=Trainer(model).loss)
+
+
+def by_a_partial(model, *arguments):
+    fgsm(model, *arguments, loss=functools.partial(Trainer.loss, Trainer(model)))
+
+
+def by_a_closure(model, *arguments):
+    fgsm(model, *arguments, loss=lambda *pair: Trainer(model).loss(*pair))
 
 
 @pytest.mark.parametrize(
-    "make",
-    [
-        lambda model: Trainer(model).loss,
-        lambda model: functools.partial(of_model, model=model),
-        lambda model: lambda *pair: of_model(*pair, model),
-    ],
+    "attack", [fgsm, pgd, square_attack, by_a_method, by_a_partial, by_a_closure]
 )
-def test_a_loss_that_holds_its_model_does_not_keep_it_alive(make, images, labels):
+def test_model_can_be_freed_even_if_the_loss_holds_it(attack, images, labels):
     model = build_classifier()
-    loss = make(model)
-    fgsm(model, images, labels, 0.1, loss=loss)
+    attack(model, images, labels, 0.1)
     reference = weakref.ref(model)
-    del model, loss
+    del model
     gc.collect()
     assert reference() is None
 
 
-# What the model is asked, and what errors say.
+def at_most_one(images):
+    tf.debugging.assert_less_equal(tf.reduce_max(images), 1.0)
+    return images
 
 
-class AtMostOne(layers.Layer):
-    def call(self, images):
-        tf.debugging.assert_less_equal(tf.reduce_max(images), 1.0)
-        return images
-
-
-@pytest.mark.parametrize(
-    "attack", [functools.partial(fgsm, loss="cross_entropy"), pgd, square_attack]
-)
+@pytest.mark.parametrize("attack", [pgd, square_attack])
 def test_model_is_asked_for_valid_images_only_if_clip_says_so(attack, images, labels):
-    model = network_of(AtMostOne(), build_classifier())
+    model = network_of(layers.Lambda(at_most_one), build_classifier())
     adversaries = attack(model, images, labels, 0.2, clip=(0, 1))
     assert (adversaries != images).any()
-    if attack in (pgd, square_attack):  # FGSM asks for the user's images alone
-        with pytest.raises(ValueError, match=r"model .*clip=") as raised:
-            attack(model, images, labels, 1.0)
-        assert len(str(raised.value)) <= 300
-
-
-@pytest.mark.parametrize("attack", [fgsm, pgd])
-def test_operation_without_a_gradient(attack, images, labels):
-    shrink = layers.Resizing(3, 3, interpolation="area")
-    model = network_of(shrink, layers.Flatten(), layers.Dense(3))
-    with pytest.raises(ValueError, match=r"model .*gradient.*ResizeArea") as raised:
-        attack(model, images, labels, 0.1)
-    assert len(str(raised.value)) <= 300
-
-
-def test_a_call_inside_a_compiled_function(model, one_hot):
-    def attack(image):
-        return fgsm(model, image, one_hot)
-
-    compiled_attack = tf.function(attack, autograph=False)
-    with pytest.raises(TypeError, match=r"image .*tensor.*tf\.numpy_function"):
-        compiled_attack(tf.zeros((20, *DIMS)))
-
-
-def failing():
-    def fail(images):
-        raise RuntimeError("no " * 1000)
-
-    return keras.Sequential([layers.Lambda(fail, output_shape=(3,))])
-
-
-def eager_only():
-    return network_of(layers.Lambda(lambda images: images.numpy()), layers.Flatten())
-
-
-def preprocessing():
-    model = build_classifier()
-    model.preprocessor = layers.Rescaling(1 / 255)
-    return model
-
-
-@pytest.mark.parametrize(
-    ("changed", "error", "message"),
-    [
-        ({"model": two_outputs}, ValueError, "model must have one output"),
-        ({"model": failing}, ValueError, "model .*no no"),
-        ({"image": np.zeros(DIMS), "label": 0}, ValueError, "image.*batch axis"),
-        ({"image": np.full((20, *DIMS), 1e39)}, ValueError, "image .*infinity"),
-        ({"label": np.zeros((20, 4))}, ValueError, r"label .*\(20, 3\).*\(20, 4\)"),
-        ({"label": np.full(20, -1)}, ValueError, "label .*0 to 2.*-1"),
-        ({"model": eager_only}, ValueError, "model .*tf.function"),
-        ({"model": preprocessing}, ValueError, "model preprocesses.*keras.Model"),
-        ({"eps": np.ones(5)}, ValueError, r"eps .*\(5,\) for \(20, 6, 6, 1\)"),
-        ({"eps": -np.ones(1)}, ValueError, "eps .*from 0"),
-        ({"eps": np.ones(6), "norm": 2}, ValueError, "eps .*number for norm 2"),
-        ({"targeted": "no"}, TypeError, "targeted .*'no'"),
-        ({"loss": "no such loss"}, ValueError, "loss.*no such loss"),
-        ({"clip": (1, 0)}, ValueError, "clip.*1, 0"),
-        ({"clip": (0, 0.5)}, ValueError, "image .*clip, 0 to 0.5"),
-        ({"norm": 1}, ValueError, "norm .*1"),
-    ],
-)
-def test_wrong_arguments_are_named(model, images, one_hot, changed, error, message):
-    arguments = {"model": model, "image": images, "label": one_hot, "eps": 0.1}
-    if "model" in changed:
-        changed = {"model": changed["model"]()}
-    with pytest.raises(error, match=message) as raised:
-        fgsm(**(arguments | changed))
-    assert len(str(raised.value)) <= 300 and "\n" not in str(raised.value)
+    with pytest.raises(ValueError, match=r"model .*clip="):
+        attack(model, images, labels, 1.0)
 
 
 @pytest.mark.parametrize("attack", [fgsm, pgd, square_attack])
