@@ -1,113 +1,147 @@
 """Whatever is passed, the answer is a result, or an error that names the argument."""
 
-from functools import partial
+import itertools
 
+import keras
 import numpy as np
 import pytest
-from conftest import build_classifier, two_inputs, two_outputs
+from conftest import build_classifier, network_of, two_inputs, two_outputs
+from keras import layers
+from sklearn.linear_model import LogisticRegression
 
-from pyimagesearch.attacks import projected_gradient_descent, square_attack
-from pyimagesearch.datagen import (
-    generate_adversarial_batch,
-    generate_mixed_adverserial_batch,
-    in_step,
-)
-from pyimagesearch.fgsm import generate_image_adversary
+from pyimagesearch.attacks import projected_gradient_descent as pgd
+from pyimagesearch.attacks import square_attack
+from pyimagesearch.datagen import generate_mixed_adversarial_batch as generate
+from pyimagesearch.fgsm import generate_image_adversary as fgsm
 from pyimagesearch.robustness import evaluate_robustness
-from pyimagesearch.robustness.suite import Suite
 from pyimagesearch.simplecnn import SimpleCNN
 
 DIMS = (6, 6, 1)
 IMAGES = np.random.default_rng(0).random((12, *DIMS), dtype=np.float32)
 LABELS = np.arange(12) % 3
+MODEL = build_classifier()
+ATTACK = {"model": MODEL, "eps": 0.1, "clip": (0, 1)}
+GRADIENT = ATTACK | {"loss": "margin", "targeted": False}
+BATCH = {"images": IMAGES, "labels": LABELS, "rng": 0}
+PGD = {"steps": 2, "step_size": 0.1, "restarts": 2, "chords": False}
+GENERATOR = {"model": MODEL, "total": 8, "dims": DIMS, "eps": 0.1, "attack": fgsm}
+
+# Functions, and valid arguments for them.
+VALID = {
+    fgsm: GRADIENT | {"image": IMAGES, "label": LABELS},
+    pgd: GRADIENT | BATCH | PGD,
+    square_attack: ATTACK | BATCH | {"queries": 2},
+    generate: GENERATOR | BATCH | {"split": 0.5},
+    evaluate_robustness: ATTACK | BATCH | {"steps": 1, "queries": 2},
+    SimpleCNN.build: {"width": 8, "height": 8, "depth": 1, "classes": 3},
+}
 
 
-def endless():
-    while True:
-        yield 0.5
+class Endless:
+    """Batches without end, as Keras's `flow` and PyTorch's loaders have them."""
+
+    def __getitem__(self, index):
+        raise AssertionError("it was read")
+
+    def __len__(self):
+        return 10**9
 
 
 # Slips that users make: a missing or misplaced argument, data as they were loaded,
 # labels of another count, another network.
-JUNK = {
-    "None": None,
-    "text": "cw",
-    "NaN": float("nan"),
-    "zero": 0,
-    "minus one": -1,
-    "truth": True,
-    "list": [],
-    "ragged list": [[1, 2], [3]],
-    "empty array": np.empty((0, *DIMS)),
-    "array of text": np.full((12, *DIMS), "a"),
-    "array of NaN": np.full((12, *DIMS), np.nan),
-    "array too short": IMAGES[:5],
-    "single image": IMAGES[0],
-    "image of 255": IMAGES * 255,
-    "array of other shape": np.zeros((12, 5, 5, 1)),
-    "stray class": LABELS + 1,
-    "negative class": LABELS - 1,
-    "fraction of a class": LABELS + 0.5,
-    "function": lambda *args: None,
-    "endless generator": endless(),
-    "other model": build_classifier((5, 5, 1)),
-    "regression": build_classifier(classes=1, activation=None),
-    "two inputs": two_inputs(),
-    "two outputs": two_outputs(),
-}
-# What the user's own functions raise passes through.
-OWN_CODE = ("loss", "attack")
-MODELS = ("other model", "regression", "two inputs", "two outputs")
+RIGHT_SOMEWHERE = [None, True, IMAGES[0]]
+JUNK = [
+    *RIGHT_SOMEWHERE,
+    "cw",
+    float("nan"),
+    -1,
+    [[1, 2], [3]],
+    np.empty((0, *DIMS)),
+    np.full((12, *DIMS), "a"),
+    np.full((12, *DIMS), np.nan),
+    IMAGES[:5],
+    np.zeros((12, 6, 1, 6)),
+    LABELS + 1,
+    LABELS - 1,
+    LABELS + 0.5,
+    Endless(),
+    build_classifier((5, 5, 1)),
+    two_inputs(),
+    two_outputs(),
+]
 
 
-def draw(generate):
-    return lambda **arguments: next(generate(**arguments))
+def is_one_line(error):
+    return len(str(error)) <= 300 and "\n" not in str(error)
 
 
-def two_attacks(suite):
-    """Return enough of the report's attacks to check its arguments."""
-    return {"FGSM": suite.fgsm, "PGD": suite.pgd}
-
-
-ATTACK = {"model": build_classifier(), "eps": 0.1, "clip": (0, 1)}
-GRADIENT = ATTACK | {"loss": "cross_entropy"}
-BATCH = {"images": IMAGES, "labels": LABELS, "rng": 0}
-PGD = {"steps": 2, "step_size": 0.1, "restarts": 2}
-GENERATOR = BATCH | {"model": ATTACK["model"], "total": 4, "dims": DIMS, "eps": 0.1}
-GENERATOR |= {"attack": generate_image_adversary}
-REPORT = ATTACK | BATCH | {"steps": 1, "queries": 2}
-NETWORK = {"width": 8, "height": 8, "depth": 1, "classes": 3}
-
-# Functions, and valid arguments for them.
-FUNCTIONS = {
-    "FGSM": (generate_image_adversary, GRADIENT | {"image": IMAGES, "label": LABELS}),
-    "PGD": (projected_gradient_descent, GRADIENT | BATCH | PGD),
-    "Square": (square_attack, ATTACK | BATCH | {"queries": 2}),
-    "adversaries": (draw(generate_adversarial_batch), GENERATOR),
-    "mixed": (draw(generate_mixed_adverserial_batch), GENERATOR | {"split": 0.5}),
-    "in_step": (in_step, {"batches": [(IMAGES, LABELS)]}),
-    "report": (partial(evaluate_robustness, verbose=False), REPORT),
-    "network": (SimpleCNN.build, NETWORK),
-}
-
-
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_wrong_arguments_are_named(name, monkeypatch):
-    monkeypatch.setattr(Suite, "attacks", two_attacks)
-    function, valid = FUNCTIONS[name]
+@pytest.mark.parametrize("function", VALID)
+def test_slips_are_named(function):
+    valid = VALID[function]
     function(**valid)
-    for argument in valid:
-        for junk, value in JUNK.items():
-            if argument in OWN_CODE and junk in MODELS:
-                continue
-            try:
-                function(**valid | {argument: value})
-            except (TypeError, ValueError) as error:
-                # Of two that do not fit each other either may be named.
-                named = [name for name in valid if name in str(error)]
-                assert named, f"{junk} as {argument}: {error}"
-                assert argument in named or "shape" in str(error), f"{junk}: {error}"
-                if argument != "loss":  # of a wrong name Keras itself tells
-                    assert len(str(error)) <= 300 and "\n" not in str(error)
+    for argument, junk in itertools.product(valid, JUNK):
+        if argument in ("loss", "attack") and callable(junk):
+            continue  # what a user's own function raises passes through
+        try:
+            function(**valid | {argument: junk})
+        except (TypeError, ValueError) as error:
+            # Of two that do not fit each other either may be named.
+            named = [name for name in valid if name in str(error)]
+            assert argument in named or (named and "shape" in str(error)), error
+            assert is_one_line(error)
+        else:
+            is_right = argument == "rng" or any(junk is one for one in RIGHT_SOMEWHERE)
+            assert is_right, f"{argument} took {junk}"
+
+
+def failing(images):
+    raise RuntimeError("no " * 1000)
+
+
+def preprocessing():
+    model = build_classifier()
+    model.preprocessor = layers.Rescaling(1 / 255)
+    return model
+
+
+FAILING = keras.Sequential([layers.Lambda(failing, output_shape=(3,))])
+SHRINK = layers.Resizing(3, 3, interpolation="area")
+WITHOUT_GRADIENT = network_of(SHRINK, layers.Flatten(), layers.Dense(3))
+REGRESSION = build_classifier(classes=1, activation=None)
+ON_LOGITS = {"model": REGRESSION, "from_logits": True}
+
+
+@pytest.mark.parametrize(
+    ("function", "changed", "message"),
+    [
+        (fgsm, {"model": FAILING}, "model .*no no"),
+        (fgsm, {"model": WITHOUT_GRADIENT}, "model .*gradient.*ResizeArea"),
+        (fgsm, {"model": preprocessing()}, "model preprocesses.*keras.Model"),
+        (fgsm, {"image": np.zeros(DIMS), "label": 0}, "image.*batch axis"),
+        (fgsm, {"image": np.full((12, *DIMS), 1e39)}, "image .*infinity"),
+        (fgsm, {"label": np.ones((12, 3))}, "label .*several labels an image"),
+        (fgsm, {"eps": np.ones(5)}, r"eps .*\(5,\) for \(12, 6, 6, 1\)"),
+        (fgsm, {"eps": -np.ones(1)}, "eps .*from 0"),
+        (fgsm, {"eps": np.ones(6), "norm": 2}, "eps .*number for norm 2"),
+        (fgsm, {"loss": "no such loss"}, "loss.*no such loss"),
+        (fgsm, {"clip": (1, 0)}, "clip.*1, 0"),
+        (fgsm, {"norm": 1}, "norm .*1"),
+        (pgd, {"model": REGRESSION, "labels": LABELS * 9}, "labels .*loss="),
+        (pgd, {"model": network_of(layers.ReLU())}, r"model .*row.*\(6, 6, 1\)"),
+        (pgd, {"step_size": [1, 2, 3]}, r"step_size .*array of 2.*\[1, 2, 3\]"),
+        (pgd, {"restarts": 2, "random_start": False}, "restarts .*2"),
+        (square_attack, {"model": LogisticRegression()}, "model .*function.*Logistic"),
+        (square_attack, {"model": lambda rows: rows[:5]}, "model .*scores"),
+        (square_attack, {"images": np.zeros((12, 2, 2, 2, 2))}, "images"),
+        (square_attack, {"labels": np.full((12, 3), 0.7)}, "labels .*one"),
+        (square_attack, ON_LOGITS | {"labels": LABELS * 9}, "labels .*0 or 1"),
+        (generate, {"total": 25}, "total .*12 images.*25"),
+        (generate, {"total": 13, "split": 1.0}, "total .*13"),
+        (generate, {"dims": (4, 9, 1), "images": np.zeros((12, 36))}, "dims"),
+    ],
+)
+def test_wrong_arguments_are_named_at_the_call(function, changed, message):
+    with pytest.raises((TypeError, ValueError), match=message) as raised:
+        function(**VALID[function] | changed)
+    assert is_one_line(raised.value)
