@@ -125,11 +125,12 @@ def saturate(model, factor=3000):
 
 
 def art_classifier(model, loss, clip=(0.0, 1.0)):
-    """Wrap a model of `build_classifier` for the Adversarial Robustness Toolbox."""
+    """Wrap a model for the Adversarial Robustness Toolbox."""
     from art.estimators.classification import TensorFlowV2Classifier
 
+    classes = model.output_shape[-1]
     return TensorFlowV2Classifier(
-        model, 3, (6, 6, 1), loss_object=loss, clip_values=clip
+        model, classes, model.input_shape[1:], loss_object=loss, clip_values=clip
     )
 
 

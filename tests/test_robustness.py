@@ -1,10 +1,18 @@
 import functools
-import warnings
+import re
 
 import keras
 import numpy as np
 import pytest
-from conftest import answers, build_classifier, two_outputs, under_policy
+import tensorflow as tf
+from conftest import (
+    answers,
+    art_classifier,
+    as_shown,
+    build_classifier,
+    network_of,
+    under_policy,
+)
 from keras import layers, ops
 
 from pyimagesearch.attacks import projected_gradient_descent
@@ -30,16 +38,8 @@ sparse_loss = keras.losses.SparseCategoricalCrossentropy
 binary_loss = keras.losses.BinaryCrossentropy
 
 
-def messages(found):
-    return [str(warning.message) for warning in found]
-
-
 def by_attack(rows, eps):
     return {row.attack: row for row in rows if row.eps == eps}
-
-
-def without_seconds(rows):
-    return [row._replace(seconds=0) for row in rows]
 
 
 @pytest.fixture
@@ -70,9 +70,6 @@ def dark_and_bright():
     noise -= noise.mean(axis=(1, 2, 3), keepdims=True)
     bright = np.arange(40) % 2
     return np.float32(0.4 + 0.2 * bright[:, None, None, None] + noise), bright
-
-
-# What the rows mean.
 
 
 def test_rows_and_what_they_mean(model, images, hard_labels):
@@ -134,7 +131,7 @@ def test_worst_case_joins_attacks_that_fool_on_different_images():
         SQUARE: 0.5,
         "worst case": 0.5,
     }
-    assert not any("Square" in text for text in messages(found))  # it found nothing
+    assert not any("Square" in str(warning.message) for warning in found)
 
 
 def test_what_is_wrong_unaided_is_not_attacked(model, images):
@@ -169,7 +166,8 @@ def test_every_attack_makes_valid_images_in_its_own_way(model, images):
 
 def test_same_seed_same_rows_in_any_label_format(model, images, hard_labels):
     def figures(labels, rng):
-        return without_seconds(quick(model, images, labels, 0.05, rng=rng))
+        rows = quick(model, images, labels, 0.05, rng=rng)
+        return [row._replace(seconds=0) for row in rows]
 
     expected = figures(hard_labels, 1)
     assert figures(hard_labels, 2) != expected
@@ -177,29 +175,12 @@ def test_same_seed_same_rows_in_any_label_format(model, images, hard_labels):
         assert figures(labels, 1) == expected
 
 
-class Subclassed(keras.Model):
-    def __init__(self):
-        super().__init__()
-        self.dense = layers.Dense(5)
-
-    def call(self, images):
-        return self.dense(ops.reshape(images, (-1, 224 * 224 * 3)))
-
-
-def functional():
-    image = keras.Input((224, 224, 3))
-    hidden = layers.Rescaling(1 / 127.5, offset=-1)(image)
-    hidden = layers.Conv2D(8, 3, strides=4, activation="relu")(hidden)
-    hidden = layers.GlobalAveragePooling2D()(hidden)
-    return keras.Model(image, layers.Dense(5, activation="softmax")(hidden))
-
-
-@pytest.mark.parametrize("build", [functional, Subclassed])
-def test_colour_images_from_0_to_255_and_integer_labels(build):
-    model = build()
-    images = np.random.default_rng(0).integers(256, size=(12, 224, 224, 3))
-    labels = answers(model, np.float32(images))
-    rows = by_attack(quick(model, np.uint8(images), labels, 16, (0, 255)), 16)
+def test_colour_images_from_0_to_255_and_integer_labels():
+    images = np.random.default_rng(0).integers(256, size=(12, 8, 8, 3), dtype=np.uint8)
+    classifier = build_classifier((8, 8, 3))
+    model = keras.Sequential([layers.Rescaling(1 / 255), *classifier.layers])
+    labels = answers(model, images)
+    rows = by_attack(quick(model, images, labels, 16, (0, 255)), 16)
     assert rows["uniform noise"].largest_perturbation <= 16
     assert rows["FGSM"].largest_perturbation == pytest.approx(16)
     assert rows["worst case"].accuracy <= 0.5
@@ -207,43 +188,38 @@ def test_colour_images_from_0_to_255_and_integer_labels(build):
 
 @pytest.mark.parametrize("shape", [(36,), (18, 2)])
 def test_vectors_and_series(shape, images):
-    model = keras.Sequential(
-        [keras.Input(shape), layers.Flatten(), layers.Dense(3, activation="softmax")]
-    )
+    model = network_of(layers.Flatten(), layers.Dense(3), image_shape=shape)
     images = images.reshape(-1, *shape)
     rows = quick(model, images, answers(model, images), 0.3)
     assert rows[0].accuracy == 1 and rows[-1].accuracy < 0.5
 
 
-# The clean row is what the model itself has right.
-
-
-def build_kind(activation, classes, images):
-    """Return a compiled classifier that answers with each class, and labels."""
+def balanced(classes, activation, images):
+    """Build a classifier that answers with each class."""
     model = build_classifier(classes=classes, activation=None)
     model.layers[-1].bias.assign(-np.median(model(images), axis=0))
-    logits = model(images).numpy()
-    is_logit = activation is None
-    if activation:
-        model = keras.Sequential([*model.layers, layers.Activation(activation)])
-    if classes == 1:
-        labels = (logits[:, 0] > 0).astype(int)
-        threshold = 0.0 if is_logit else 0.5
-        metric = keras.metrics.BinaryAccuracy("accuracy", threshold=threshold)
-        model.compile("adam", binary_loss(from_logits=is_logit), metrics=[metric])
-    else:
-        labels = logits.argmax(axis=1)
-        loss = sparse_loss(from_logits=is_logit)
-        model.compile("adam", loss, metrics=["accuracy"])
-    labels[::4] = (labels[::4] + 1) % max(2, classes)
-    return model, labels
+    model.layers[-1].activation = keras.activations.get(activation)
+    return model
 
 
 @pytest.mark.parametrize(
-    ("activation", "classes"), [(None, 1), ("sigmoid", 1), (None, 3), ("softmax", 3)]
+    ("classes", "activation"), [(1, None), (1, "sigmoid"), (3, None), (3, "softmax")]
 )
-def test_clean_row_is_what_evaluate_says(activation, classes, images):
-    model, labels = build_kind(activation, classes, images)
+def test_clean_row_is_what_evaluate_says(classes, activation, images):
+    model = balanced(classes, activation, images)
+    outputs = model(images).numpy()
+    is_logit = activation is None
+    if classes == 1:
+        threshold = 0.0 if is_logit else 0.5
+        labels = (outputs[:, 0] > threshold).astype(int)
+        loss = binary_loss(from_logits=is_logit)
+        metric = keras.metrics.BinaryAccuracy(threshold=threshold)
+    else:
+        labels = outputs.argmax(axis=1)
+        loss = sparse_loss(from_logits=is_logit)
+        metric = "accuracy"
+    labels[::4] = (labels[::4] + 1) % max(2, classes)
+    model.compile("adam", loss, metrics=[metric])
     rows = quick(model, images, labels, 0.5)
     loss, accuracy = model.evaluate(images, labels, verbose=0)
     assert rows[0].accuracy == pytest.approx(accuracy) == 0.75
@@ -251,179 +227,114 @@ def test_clean_row_is_what_evaluate_says(activation, classes, images):
     assert rows[-1].accuracy < 0.5
 
 
-@pytest.mark.parametrize("is_saved_model", [False, True])
-def test_sigmoid_that_is_not_the_last_operation(is_saved_model, images, tmp_path):
-    one, _ = build_kind("sigmoid", 1, images)
-    other, _ = build_kind("sigmoid", 1, images)
-    inputs = keras.Input((6, 6, 1))
-    outputs = layers.Average()([one(inputs), other(inputs)])
-    if is_saved_model:
-        path = str(tmp_path / "saved")
-        one.export(path, verbose=False)
-        outputs = layers.TFSMLayer(path, call_endpoint="serving_default")(inputs)
-    model = keras.Model(inputs, outputs)
+def test_a_saved_model_has_no_logits_behind_its_probabilities(images, tmp_path):
+    balanced(1, "sigmoid", images).export(str(tmp_path), verbose=False)
+    saved = layers.TFSMLayer(str(tmp_path), call_endpoint="serving_default")
+    model = on_images(saved)
     model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
-    probabilities = keras.tree.flatten(model(images))[0].numpy()[:, 0]
-    labels = (probabilities > 0.5).astype(int)
-    assert 0 < labels.sum() < 20
-    labels[0] = 1 - labels[0]
+    (probabilities,) = model(images).values()
+    labels = (probabilities.numpy() > 0.5).astype(int)
     with pytest.warns(UserWarning, match="no logits behind the model's probabilities"):
-        rows = by_attack(quick(model, images, labels, 0.2), 0.2)
-    adversaries = generate_image_adversary(
-        model, images, labels, 0.2, loss="binary_crossentropy", clip=(0, 1)
-    )
-    attacked = keras.tree.flatten(model(adversaries))[0].numpy()[:, 0] > 0.5
-    stands = (attacked == labels) & ((probabilities > 0.5) == labels)
-    assert rows["FGSM"].accuracy == pytest.approx(stands.mean())
+        rows = quick(model, images, labels, 0.2)
+    assert rows[0].accuracy == 1
+    assert rows[-1].accuracy < 0.5
 
 
 def test_a_single_score_is_what_the_user_or_the_compiled_loss_says(images):
     """It is from 0 to 1, with no sigmoid at the end; as a logit, it means class 1."""
-    model = build_classifier(classes=1, activation="sigmoid")
-    scores = keras.Sequential([*model.layers, layers.Rescaling(1.0)])
+    model = balanced(1, "sigmoid", images)
     labels = (model(images).numpy()[:, 0] > 0.5).astype(int)
+    model.add(layers.Rescaling(1.0))
     with pytest.raises(ValueError, match="a logit or a probability: give from_logits="):
-        quick(scores, images, labels, 0)
+        quick(model, images, labels, 0)
     with pytest.warns(UserWarning, match="no logits"):
-        rows = quick(scores, images, labels, 0, from_logits=False)
+        rows = quick(model, images, labels, 0, from_logits=False)
     assert rows[0].accuracy == 1
-    expected = pytest.approx(labels.mean())
-    rows = quick(scores, images, labels, 0, from_logits=True)
-    assert rows[0].accuracy == expected
-    accuracy = keras.metrics.BinaryAccuracy(threshold=0)
-    scores.compile("adam", binary_loss(from_logits=True), metrics=[accuracy])
-    assert quick(scores, images, labels, 0)[0].accuracy == expected
-
-
-def test_clean_row_never_disagrees_with_the_compiled_accuracy(images):
-    model, _ = build_kind(None, 1, images)
-    model.layers[-1].bias.assign([0.3])
-    labels = (model(images).numpy()[:, 0] > 0).astype(int)
+    rows = quick(model, images, labels, 0, from_logits=True)
+    assert rows[0].accuracy == labels.mean() == 0.5
+    model.compile("adam", binary_loss(from_logits=True))
+    assert quick(model, images, labels, 0)[0].accuracy == 0.5
     # Keras holds its "accuracy" against 0.5 also where outputs are logits.
     model.compile("adam", binary_loss(from_logits=True), metrics=["accuracy"])
-    with pytest.raises(ValueError, match=r"1\.000 by its classes.*from_logits="):
+    with pytest.raises(ValueError, match=r"1\.000 .* but 0\.500 by its classes: say"):
         quick(model, images, labels, 0)
-    assert quick(model, images, labels, 0, from_logits=True)[0].accuracy == 1
+    assert quick(model, images, labels, 0, from_logits=True)[0].accuracy == 0.5
 
 
-def test_a_model_that_was_compiled_for_other_labels_is_evaluated(model, images):
-    """Its own loss takes class ids and is hidden in a function."""
-
-    def loss(targets, outputs):
-        return keras.losses.sparse_categorical_crossentropy(targets, outputs)
-
-    model.compile("adam", loss, metrics=["accuracy"])
-    labels = answers(model, images)
-    assert quick(model, images, labels, 0)[0].accuracy == 1
-
-
-def test_report_follows_a_model_that_was_compiled_again(images):
-    scale = layers.Rescaling(1.0)
-    model = keras.Sequential([keras.Input((6, 6, 1)), scale, build_classifier()])
-    model.compile("adam", sparse_loss(), metrics=["accuracy"])
-    labels = answers(model, images)
-    assert quick(model, images, labels, 0)[0].accuracy == 1
-    scale.scale = -3.0
-    model.compile("adam", sparse_loss(), metrics=["accuracy"])
-    _, accuracy = model.evaluate(images, labels, verbose=0)
-    assert accuracy < 0.9
-    rows = quick(model, images, labels, 0)
-    assert rows[0].accuracy == pytest.approx(accuracy)
-
-
-# What is no classifier, or does not fit.
-
-
-SEVERAL = np.random.default_rng(0).integers(2, size=(20, 3))
+def hidden_loss(ids, outputs):
+    """Take class ids, which the report cannot know."""
+    return keras.losses.sparse_categorical_crossentropy(ids, outputs)
 
 
 @pytest.mark.parametrize(
-    ("classes", "activation", "labels", "message"),
+    ("loss", "metric"),
     [
-        (1, "sigmoid", np.arange(20) % 2 + 1, "0 or 1 .*from 1 to 2.*regression"),
-        (1, "tanh", np.arange(20) % 2, "from_logits="),
-        (2, None, np.random.default_rng(0).random((20, 2)), "one class an image"),
-        (3, "sigmoid", SEVERAL, "several labels"),
+        (hidden_loss, "accuracy"),
+        ("categorical_crossentropy", keras.metrics.BinaryAccuracy()),
     ],
 )
-def test_what_is_no_classifier_is_refused(classes, activation, labels, message, images):
-    model = build_classifier(classes=classes, activation=activation)
-    with pytest.raises(ValueError, match=message) as raised:
-        quick(model, images, labels)
-    assert len(str(raised.value)) <= 300 and "\n" not in str(raised.value)
+def test_a_compiled_metric_that_cannot_be_compared(loss, metric, model, images):
+    model.compile("adam", loss, metrics=[metric])
+    labels = answers(model, images)
+    assert quick(model, images, labels, 0)[0].accuracy == 1
 
 
-class Noisy(layers.Layer):
-    """Adds noise also in inference mode, as a few defences do."""
-
-    def __init__(self):
-        super().__init__()
-        self.seeds = keras.random.SeedGenerator(0)
-
-    def call(self, inputs):
-        return inputs + keras.random.normal(ops.shape(inputs), seed=self.seeds)
-
-
-def noisy():
-    return keras.Sequential([*build_classifier(activation=None).layers, Noisy()])
-
-
-def without_rows():
-    return keras.Sequential([keras.Input((6, 6, 1)), layers.Conv2D(3, 1)])
+def single_output():
+    return build_classifier(classes=1, activation="sigmoid")
 
 
 def diverged():
-    model = build_classifier()
-    model.set_weights([np.full_like(array, np.nan) for array in model.get_weights()])
-    return model
+    return network_of(layers.Rescaling(np.nan), build_classifier())
+
+
+def add_noise(images):
+    return images + tf.random.normal(tf.shape(images))
 
 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
         ({"images": np.full((20, 6, 6, 1), 1.1)}, "images .*1.1"),
-        ({"images": np.zeros((6, 6, 1)), "labels": [1]}, "batch axis"),
+        ({"labels": np.ones((20, 3))}, "labels .*one class .*several labels"),
+        (
+            {"model": single_output(), "labels": np.arange(20) % 2 + 1},
+            "labels .*0 or 1 .*from 1 to 2.*regression",
+        ),
         ({"clip": None}, "clip .*None"),
-        ({"clip": (0, 0)}, "clip"),
-        ({"eps": [0.1, -0.1]}, "eps .*-0.1"),
-        ({"eps": 1.5}, "eps .*0 to 1.*1.5"),
+        ({"eps": [0.1, 1.5]}, "eps .*0 to 1.*1.5"),
         ({"eps": []}, "eps must be a number, or several"),
-        ({"model": two_outputs()}, "one output"),
-        ({"model": without_rows()}, "a row of classes"),
+        ({"eps": [[0.1, 0.0]]}, "eps must be a number, or several"),
+        ({"from_logits": "no"}, "from_logits must be"),
+        ({"model": network_of(layers.Conv2D(3, 1))}, "a row of classes"),
         ({"model": diverged()}, "NaN or infinity for 20 of 20"),
-        ({"model": noisy()}, "answers at random: .* differ; switch off"),
+        (
+            {"model": network_of(layers.Lambda(add_noise), build_classifier())},
+            "answers at random: .* differ; switch off",
+        ),
     ],
 )
 def test_wrong_arguments_are_named(model, images, labels, changed, message):
     arguments = {"model": model, "images": images, "labels": labels}
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message) as raised:
         evaluate_robustness(**(arguments | changed))
-
-
-# Gradients that mislead.
+    assert len(str(raised.value)) <= 300 and "\n" not in str(raised.value)
 
 
 def rounded(images):
     return brightness(ops.floor(images * 255) / 255)
 
 
-def test_useless_gradients_are_warned_of_once_at_the_users_line(dark_and_bright):
+def test_useless_gradients_are_told_once_at_the_users_line(dark_and_bright):
     images, labels = dark_and_bright
-    with warnings.catch_warnings(record=True) as found:
-        warnings.simplefilter("default")
-        rows = quick(on_images(rounded), images, labels, [0.05, 1.0])
+    model = on_images(rounded)
+    with as_shown() as found:
+        rows = quick(model, images, labels, [0.05, 0.12], queries=400, rng=0)
     assert rows[0].accuracy == 1
-    (zero,) = (warning for warning in found if "is zero" in str(warning.message))
+    (zero,) = [warning for warning in found if "is zero" in str(warning.message)]
     assert zero.filename == __file__
-    doubts = [text for text in messages(found) if "eps 0.05:" in text]
-    assert any("withstand even half of the range" in text for text in doubts)
-
-
-def test_square_says_so_where_it_beats_pgd(dark_and_bright):
-    images, labels = dark_and_bright
-    with pytest.warns(UserWarning, match="zero|the Square attack, without") as found:
-        rows = quick(on_images(rounded), images, labels, 0.12, queries=400, rng=0)
-    assert any("the Square attack, without a gr" in text for text in messages(found))
+    told = "\n".join(str(warning.message) for warning in found)
+    assert re.search("eps 0.05: .* withstand even half of the range", told)
+    assert re.search("eps 0.12: the Square attack, without a gradient", told)
     rows = by_attack(rows, 0.12)
     assert rows[SQUARE].accuracy < rows["PGD, margin"].accuracy - 0.2
     assert rows["worst case"].accuracy == rows[SQUARE].accuracy
@@ -451,34 +362,6 @@ def test_gradients_that_are_of_use_are_not_warned_of(images, model):
     quick(model, images, answers(model, images), 0.01, steps=30)
 
 
-def test_nan_in_a_gradient_counts_as_zero(images):
-    """As in the usual sRGB curve, whose unused branch has NaN gradients at black."""
-
-    def to_srgb(images):
-        curve = 1.055 * ops.power(images, 1 / 2.4) - 0.055
-        return ops.where(images <= 0.003, 12.9 * images, curve)
-
-    model = on_images(to_srgb, *build_classifier().layers)
-    images = np.where(images < 0.3, 0, images)
-    labels = answers(model, images)
-    with pytest.warns(UserWarning, match="NaN"):
-        rows = by_attack(quick(model, images, labels, 0.1), 0.1)
-    tried = []
-    for image, label in zip(images, labels, strict=True):
-        moves = 1e-2 * np.eye(36, dtype=np.float32).reshape(36, 6, 6, 1)
-        up = model(image + moves).numpy()[:, label]  # by finite differences
-        down = model(image - moves).numpy()[:, label]
-        signs = np.where(image > 0, np.sign(down - up).reshape(6, 6, 1), 0)
-        tried.append(np.clip(image + 0.1 * signs, 0, 1))
-    stands = answers(model, np.stack(tried)) == labels
-    assert rows["FGSM"].accuracy == pytest.approx(stands.mean(), abs=0.051)
-    assert stands.mean() < 0.9
-    assert all(np.isfinite(row[1:]).all() for row in rows.values())
-
-
-# In other precisions, and beside another library.
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_attacks_in_mixed_precision_are_as_strong(policy, digits):
@@ -504,20 +387,16 @@ def test_attacks_in_mixed_precision_are_as_strong(policy, digits):
 def test_worst_case_is_no_weaker_than_arts_auto_pgd(digits):
     pytest.importorskip("art")
     from art.attacks.evasion import AutoProjectedGradientDescent
-    from art.estimators.classification import TensorFlowV2Classifier
 
     model, _, test = digits
     images, labels = [array[:20] for array in test]
-    logits = keras.Sequential(model.layers[:-1])
+    logits = network_of(*model.layers[:-1], image_shape=(28, 28, 1))
     stands = answers(model, images) == labels.argmax(axis=1)
     names = {model: "cross_entropy", logits: "difference_logits_ratio"}
     for attacked, name in names.items():
         loss = keras.losses.CategoricalCrossentropy(from_logits=attacked is logits)
-        classifier = TensorFlowV2Classifier(
-            attacked, 10, (28, 28, 1), loss_object=loss, clip_values=(0.0, 1.0)
-        )
         attack = AutoProjectedGradientDescent(
-            classifier,
+            art_classifier(attacked, loss),
             eps=0.05,
             max_iter=20,
             nb_random_init=1,
