@@ -1,6 +1,5 @@
 import gc
 import itertools
-import threading
 import weakref
 
 import keras
@@ -11,7 +10,6 @@ from conftest import build_classifier, network_of, stripes
 from keras import layers
 from numpy.testing import assert_allclose, assert_array_equal
 
-from pyimagesearch.attacks import projected_gradient_descent as pgd
 from pyimagesearch.datagen import generate_mixed_adverserial_batch, in_step
 from pyimagesearch.fgsm import generate_image_adversary as fgsm
 
@@ -57,44 +55,29 @@ def test_each_batch_is_drawn_at_its_step(decay, steps_per_execution):
     assert_allclose(recorded, expected)
 
 
-def train_once(is_attacked_meanwhile=False):
+def train_once():
     keras.utils.set_random_seed(3)
     model = build_classifier()
     model.compile("adam", "categorical_crossentropy")
     images, one_hot = stripes(64)
     batches = generate_mixed_adverserial_batch(model, 16, images, one_hot, DIMS, 0.3)
-    has_ended = threading.Event()
-
-    def attack_until_the_end():
-        while not has_ended.is_set():
-            fgsm(model, images, one_hot, 0.1)
-
-    if is_attacked_meanwhile:
-        threading.Thread(target=attack_until_the_end, daemon=True).start()
     model.fit(in_step(batches), steps_per_epoch=20, epochs=2, **FIT)
-    has_ended.set()
     return model.get_weights()
 
 
-def test_same_weights_again_even_if_a_thread_attacks_the_model_meanwhile():
-    expected = train_once()
-    for again in (train_once(), train_once(is_attacked_meanwhile=True)):
-        for first, second in zip(expected, again, strict=True):
-            assert_array_equal(first, second)
+def test_same_seed_same_weights():
+    for first, second in zip(train_once(), train_once(), strict=True):
+        assert_array_equal(first, second)
 
 
 @pytest.mark.slow
 def test_fit_distributed_over_two_devices():
     images, labels = stripes(300)
-    images = images / 2 + np.random.default_rng(0).uniform(0, 0.5, images.shape)
     with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
-        hidden = layers.Conv2D(8, 3), layers.BatchNormalization(), layers.ReLU()
-        model = network_of(*hidden, layers.Flatten(), layers.Dense(3, "softmax"))
+        model = build_classifier()
         optimizer = keras.optimizers.Adam(0.01)
         model.compile(optimizer, "categorical_crossentropy", metrics=["accuracy"])
-        batches = generate_mixed_adverserial_batch(
-            model, 32, images, labels, DIMS, 0.1, rng=0
-        )
+        batches = generate_mixed_adverserial_batch(model, 32, images, labels, DIMS, 0.1)
         model.fit(in_step(batches), steps_per_epoch=30, epochs=2, **FIT)
     adversaries = fgsm(model, images, labels, 0.1)
     assert model.evaluate(adversaries, labels, verbose=0)[1] > 0.9
@@ -153,15 +136,6 @@ def test_an_iterator_that_ends_gives_no_epoch_without_a_batch(model):
     assert model.optimizer.iterations == 10
 
 
-def test_predict_and_validation(model, images, one_hot):
-    pieces = [(images[:12], one_hot[:12]), (images[12:], one_hot[12:])]
-    predicted = model.predict(in_step(pieces), verbose=0)
-    assert_allclose(predicted, model(images), atol=1e-5)
-    history = model.fit(images, one_hot, validation_data=in_step(pieces), verbose=0)
-    expected = model.evaluate(images, one_hot, verbose=0)
-    assert_allclose(history.history["val_loss"][-1], expected, rtol=1e-4)
-
-
 @pytest.mark.parametrize("use", ["fit", "evaluate", "predict"])
 @pytest.mark.parametrize(
     "endless",
@@ -196,7 +170,6 @@ class OnePyDataset(keras.utils.PyDataset):
         (5, TypeError, "must be an iterator or a list, got 5"),
         (OnePyDataset(), TypeError, "must be an iterator or a list, got <.*PyDataset"),
         ([{"images": ONES}], TypeError, "must be tuples of arrays, got {'images'"),
-        ([({"image": ONES}, TARGETS)], TypeError, "must be tuples of arrays"),
         ([(ONES, [TARGETS, ONES])], TypeError, "must be tuples of arrays"),
         ([(ONES, None)], TypeError, "must be tuples of arrays"),
         ([(ONES, 1.0)], TypeError, "must be tuples of arrays, a row an image"),
@@ -221,36 +194,16 @@ def test_weighted_batches_train_as_they_do_from_a_bare_generator(model):
 
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
-def test_a_generator_that_was_interrupted_says_so_in_the_next_fit(
-    model, images, one_hot, error
-):
-    """It ends with what its attack raises, and Keras would train nothing."""
-    batch_number = itertools.count()
+def test_a_generator_that_was_interrupted_says_so_in_the_next_fit(model, error):
+    """It ends with what it raises, and Keras would train nothing."""
 
-    def attack(*arguments):
-        if next(batch_number) == 3:
-            raise error
-        return pgd(*arguments, steps=2)
+    def batches():
+        yield from [BATCH] * 3
+        raise error
 
-    batches = generate_mixed_adverserial_batch(
-        model, 8, images, one_hot, DIMS, attack=attack
-    )
-    dataset = in_step(batches)
+    dataset = in_step(batches())
     with pytest.raises(error):
         model.fit(dataset, steps_per_epoch=9, **FIT)
     with pytest.raises(ValueError, match=r"ended.* an interrupt or an error"):
         model.fit(dataset, steps_per_epoch=9, **FIT)
     assert model.optimizer.iterations == 3
-
-
-def test_an_interrupt_between_batches_loses_nothing(model):
-    def stop(batch, logs):
-        if batch == 1:
-            raise KeyboardInterrupt
-
-    dataset = in_step(iter([BATCH] * 6))
-    callback = keras.callbacks.LambdaCallback(on_train_batch_end=stop)
-    with pytest.raises(KeyboardInterrupt):
-        model.fit(dataset, steps_per_epoch=3, callbacks=[callback], **FIT)
-    model.fit(dataset, steps_per_epoch=4, **FIT)
-    assert model.optimizer.iterations == 6
