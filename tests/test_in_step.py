@@ -170,6 +170,7 @@ class OnePyDataset(keras.utils.PyDataset):
         (5, TypeError, "must be an iterator or a list, got 5"),
         (OnePyDataset(), TypeError, "must be an iterator or a list, got <.*PyDataset"),
         ([{"images": ONES}], TypeError, "must be tuples of arrays, got {'images'"),
+        ([({"image": ONES}, TARGETS)], TypeError, "must be tuples of arrays"),
         ([(ONES, [TARGETS, ONES])], TypeError, "must be tuples of arrays"),
         ([(ONES, None)], TypeError, "must be tuples of arrays"),
         ([(ONES, 1.0)], TypeError, "must be tuples of arrays, a row an image"),

@@ -11,6 +11,7 @@ from conftest import (
     as_shown,
     build_classifier,
     network_of,
+    two_outputs,
     under_policy,
 )
 from keras import layers, ops
@@ -158,12 +159,11 @@ def test_same_seed_same_rows_in_any_label_format(model, images, hard_labels):
         assert figures(labels, 1) == expected
 
 
-@pytest.mark.parametrize("shape", [(36,), (18, 2), (8, 8, 3)])
+@pytest.mark.parametrize("shape", [(36,), (18, 2), (128, 128, 3)])
 def test_vectors_series_and_colour_images_from_0_to_255(shape):
     images = np.random.default_rng(0).integers(256, size=(12, *shape), dtype=np.uint8)
-    model = network_of(
-        layers.Rescaling(1 / 255), layers.Flatten(), layers.Dense(3), image_shape=shape
-    )
+    hidden = layers.Flatten(), layers.Dense(8, "relu"), layers.Dense(3)
+    model = network_of(layers.Rescaling(1 / 255), *hidden, image_shape=shape)
     rows = by_attack(quick(model, images, answers(model, images), 64, (0, 255)), 64)
     assert rows["uniform noise"].largest_perturbation <= 64
     assert rows["FGSM"].largest_perturbation == pytest.approx(64)
@@ -208,6 +208,8 @@ def test_a_single_score_is_what_the_user_or_the_compiled_loss_says(images):
     """It is from 0 to 1, with no sigmoid at the end; as a logit, it means class 1."""
     model = balanced(1, "sigmoid", images)
     labels = (model(images).numpy()[:, 0] > 0.5).astype(int)
+    with pytest.raises(ValueError, match=r"0 or 1 .*from 1 to 2: regression"):
+        quick(model, images, labels + 1)
     model.add(layers.Rescaling(1.0))
     with pytest.raises(ValueError, match="a logit or a probability: give from_logits="):
         quick(model, images, labels, 0)
@@ -239,12 +241,15 @@ def add_noise(images):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
+        ({"images": np.full((20, 6, 6, 1), 1.1)}, "images .*1.1"),
+        ({"images": np.zeros((6, 6, 1)), "labels": [1]}, "batch axis"),
         ({"labels": np.ones((20, 3))}, "labels .*one class .*several labels"),
         ({"clip": None}, "clip .*None"),
         ({"eps": [0.1, 1.5]}, "eps .*0 to 1.*1.5"),
         ({"eps": []}, "eps must be a number, or several"),
         ({"eps": [[0.1, 0.0]]}, "eps must be a number, or several"),
         ({"from_logits": "no"}, "from_logits must be"),
+        ({"model": two_outputs()}, "one output"),
         ({"model": network_of(layers.Conv2D(3, 1))}, "a row of classes"),
         ({"model": behind(layers.Rescaling(np.nan))}, "NaN or infinity for 20 of 20"),
         ({"model": behind(layers.Lambda(add_noise))}, "answers at random: .* differ"),
