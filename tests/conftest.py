@@ -24,7 +24,6 @@ tf.config.set_logical_device_configuration(
 
 @contextlib.contextmanager
 def no_warning():
-    """Turn each warning into an error."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         yield
@@ -40,7 +39,6 @@ def as_shown():
 
 @pytest.fixture(autouse=True)
 def seeded():
-    """Give every test the same random start."""
     keras.utils.set_random_seed(0)
 
 
@@ -57,7 +55,6 @@ def build_classifier(image_shape=(6, 6, 1), classes=3, activation="softmax"):
 
 
 def network_of(*hidden, image_shape=(6, 6, 1)):
-    """Build a network from its layers."""
     return keras.Sequential([keras.Input(image_shape), *hidden])
 
 
@@ -73,7 +70,6 @@ def two_outputs():
 
 
 def answers(model, images):
-    """Return the classes that a model answers with."""
     return np.asarray(model(images)).argmax(axis=-1)
 
 
@@ -125,11 +121,12 @@ def saturate(model, factor=3000):
 
 
 def art_classifier(model, loss, clip=(0.0, 1.0)):
-    """Wrap a model of `build_classifier` for the Adversarial Robustness Toolbox."""
+    """Wrap a model for the Adversarial Robustness Toolbox."""
     from art.estimators.classification import TensorFlowV2Classifier
 
+    classes = model.output_shape[-1]
     return TensorFlowV2Classifier(
-        model, 3, (6, 6, 1), loss_object=loss, clip_values=clip
+        model, classes, model.input_shape[1:], loss_object=loss, clip_values=clip
     )
 
 
@@ -146,7 +143,6 @@ def digits():
 
 @pytest.fixture(scope="session")
 def digits_file(digits, tmp_path_factory):
-    """The path of that network."""
     path = tmp_path_factory.mktemp("digits") / "trained.keras"
     digits[0].save(path)
     return path
