@@ -7,72 +7,106 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tensorflow as tf
+from sklearn.datasets import load_digits
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "tests" / "examples" / "several_hosts.py"
 
+# Runs the example as a program, and keeps its weights.
+HOST = """
+import runpy, sys
+import numpy as np
 
-def free_addresses():
-    """Return two addresses of this machine that are free."""
-    anywhere = "127.0.0.1", 0
-    with socket.create_server(anywhere) as one, socket.create_server(anywhere) as other:
-        ports = [listening.getsockname()[1] for listening in (one, other)]
-    return [f"127.0.0.1:{port}" for port in ports]
+_, example, path = sys.argv
+network = runpy.run_path(example, run_name="__main__")["network"]
+np.savez(path, *network.get_weights())
+"""
 
 
-def start_host(index, addresses):
+def free_addresses(count):
+    """Return addresses of this machine that are free."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    addresses = []
+    for listening in sockets:
+        addresses.append(f"127.0.0.1:{listening.getsockname()[1]}")
+    for listening in sockets:
+        listening.close()
+    return addresses
+
+
+def start_host(index, addresses, path):
     task = {"type": "worker", "index": index}
     config = json.dumps({"cluster": {"worker": addresses}, "task": task})
-    added = {"TF_CONFIG": config, "CUDA_VISIBLE_DEVICES": "-1", "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
-        [sys.executable, EXAMPLE],
+        [sys.executable, "-c", HOST, str(EXAMPLE), str(path)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=os.environ | added,
+        cwd=ROOT,
+        env=os.environ | {"TF_CONFIG": config, "CUDA_VISIBLE_DEVICES": "-1"},
     )
 
 
 def train_alone(example):
-    """Return the last loss of one process with both hosts' batches."""
+    """Return the weights and the last loss of one process with both hosts' batches."""
     network, optimizer = example["build"]()
     batches = [example["draw_batches"](network, host, 2) for host in range(2)]
     variables = network.trainable_variables
     for _ in range(example["STEPS"]):
-        drawn = [next(own) for own in batches]
-        with tf.GradientTape() as tape:
-            loss = 0.0
-            for images, labels in drawn:
+        losses = []
+        gradients = []
+        for images, labels in [next(own) for own in batches]:
+            with tf.GradientTape() as tape:
                 outputs = network(images, training=True)
                 of_labels = tf.gather(outputs, labels, batch_dims=1)
-                loss -= tf.reduce_mean(tf.math.log(of_labels)) / 2
-        optimizer.apply(tape.gradient(loss, variables), variables)
-    return float(loss)
+                loss = -tf.reduce_mean(tf.math.log(of_labels)) / 2
+            losses.append(loss)
+            gradients.append(tape.gradient(loss, variables))
+        summed = [first + second for first, second in zip(*gradients, strict=True)]
+        optimizer.apply(summed, variables)
+    return network.get_weights(), float(sum(losses))
 
 
 @pytest.mark.slow
-def test_two_hosts_train_as_one_process_does_with_the_batches_of_both():
-    addresses = free_addresses()
+def test_two_hosts_train_as_one_process_does_with_the_batches_of_both(tmp_path):
+    addresses = free_addresses(2)
+    paths = [tmp_path / "first.npz", tmp_path / "second.npz"]
     hosts = []
     try:
-        for index in range(2):
-            hosts.append(start_host(index, addresses))
+        for index, path in enumerate(paths):
+            hosts.append(start_host(index, addresses, path))
         printed = [host.communicate(timeout=120)[0] for host in hosts]
     finally:
         for host in hosts:
             host.kill()
     assert [host.returncode for host in hosts] == [0, 0], "\n".join(printed)
-    pattern = r"^host \d: loss (\S+), checksum of the weights ([0-9a-f]{8})$"
-    first, second = [re.findall(pattern, text, flags=re.M) for text in printed]
-    assert first == second
-    ((loss, _),) = first
-    alone = train_alone(runpy.run_path(str(EXAMPLE)))
-    assert float(loss) == pytest.approx(alone, abs=1e-4)
+    lines = []
+    for index, text in enumerate(printed):
+        pattern = (
+            rf"^host {index}: loss (\S+), checksum of the weights ([0-9a-f]{{8}})$"
+        )
+        lines += re.findall(pattern, text, flags=re.M)
+    assert len(lines) == 2
+    assert lines[0] == lines[1]
+    weights = [list(np.load(path).values()) for path in paths]
+    for first, second in zip(*weights, strict=True):
+        np.testing.assert_array_equal(first, second)
+
+    example = runpy.run_path(str(EXAMPLE))
+    alone, loss = train_alone(example)
+    for together, expected in zip(weights[0], alone, strict=True):
+        np.testing.assert_allclose(together, expected, rtol=1e-5, atol=1e-6)
+    assert float(lines[0][0]) == pytest.approx(loss, abs=1e-4)
 
 
 def test_each_host_has_other_images_and_all_are_taken():
     load_share = runpy.run_path(str(EXAMPLE))["load_share"]
-    seen = [image.tobytes() for host in range(3) for image in load_share(host, 3)[0]]
-    assert len(seen) == len(set(seen)) == 1797
+    shares = [load_share(host, 3) for host in range(3)]
+    images = np.concatenate([images for images, _ in shares]).reshape(-1, 64)
+    labels = np.concatenate([labels for _, labels in shares])
+    found = np.column_stack([images, labels])
+    expected = np.column_stack(load_digits(return_X_y=True))
+    assert sorted(map(tuple, found)) == sorted(map(tuple, expected))
