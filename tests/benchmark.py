@@ -1,24 +1,21 @@
-"""Time this package against the tutorials' way, other libraries and bare TensorFlow.
+"""Time this package against the tutorials' way, ART and bare TensorFlow.
 
     python tests/benchmark.py [mnist|FILE.npz]
     python tests/benchmark.py --large
 
 Every ratio is a median over rounds in which the rivals take turns, so that a change in
-the machine's speed meets all of them. CleverHans and the Adversarial Robustness Toolbox
-(ART) take part where they are installed. At the end it says how long the
-second script takes. With `--large` it takes networks of ImageNet's size instead.
+the machine's speed meets all of them. ART is the Adversarial Robustness Toolbox. At the
+end stands what memory the second script takes. With `--large` it takes networks of
+ImageNet's size instead.
 """
 
 import argparse
-import contextlib
 import functools
-import json
 import os
 import resource
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -29,12 +26,10 @@ import numpy as np
 import tensorflow as tf
 
 from pyimagesearch.attacks import projected_gradient_descent, square_attack
-from pyimagesearch.core.chords import chord_gradient, chord_slopes
-from pyimagesearch.core.compiled import Network, chunks
+from pyimagesearch.core.compiled import chunks
 from pyimagesearch.datagen import generate_mixed_adverserial_batch, in_step
 from pyimagesearch.experiment.data import load
 from pyimagesearch.fgsm import generate_image_adversary
-from pyimagesearch.robustness import evaluate_robustness
 from pyimagesearch.simplecnn import SimpleCNN
 from pyimagesearch.training import robust_attack
 
@@ -48,8 +43,8 @@ STEPS = 150
 LARGE = ("ResNet50", "MobileNetV3Small")
 
 
-def compare(title, unit, reference, rivals, rounds=ROUNDS):
-    """Run the rivals in turns; print medians and ratios to the reference.
+def compare(title, unit, rivals, rounds=ROUNDS):
+    """Run the rivals in turns; print medians and ratios to the first.
 
     A rival is a function, and what its seconds are to be multiplied with.
     """
@@ -62,8 +57,9 @@ def compare(title, unit, reference, rivals, rounds=ROUNDS):
             run()
             times[name].append((time.perf_counter() - started) * factor)
     print(f"\n{title}", flush=True)
+    reference, *_ = times.values()
     for name, values in times.items():
-        ratios = [v / r for v, r in zip(values, times[reference], strict=True)]
+        ratios = [v / r for v, r in zip(values, reference, strict=True)]
         print(
             f"  {name:42}{statistics.median(values):9.2f} {unit}"
             f"{statistics.median(ratios):9.2f} x   "
@@ -102,7 +98,7 @@ def bare_gradient_sign(model, loss_function):
 
 
 def art_classifier(model, loss, clip=None):
-    """Wrap a model for the Adversarial Robustness Toolbox, if it is installed."""
+    """Wrap a model for ART, which is imported where no memory is measured."""
     from art.estimators.classification import TensorFlowV2Classifier
 
     return TensorFlowV2Classifier(model, 10, DIMS, loss_object=loss, clip_values=clip)
@@ -124,38 +120,20 @@ def fgsm_rivals(model, images, labels):
     def run_package():
         generate_image_adversary(model, images, labels, EPS)
 
-    rivals = {
-        "this package": (run_package, 1),
+    from art.attacks.evasion import FastGradientMethod
+
+    loss = keras.losses.MeanSquaredError()
+    attack = FastGradientMethod(art_classifier(model, loss), eps=EPS)
+    return {
         "bare compiled gradient": (run_bare, 1),
+        "this package": (run_package, 1),
         "per-image loop (from 100 images)": (run_per_image, len(images) / 100),
+        "ART": (functools.partial(attack.generate, images, labels), 1),
     }
-    with contextlib.suppress(ImportError):
-        from art.attacks.evasion import FastGradientMethod
-
-        loss = keras.losses.MeanSquaredError()
-        attack = FastGradientMethod(art_classifier(model, loss), eps=EPS)
-        run_art = functools.partial(attack.generate, images, labels)
-        rivals["ART, its default batches"] = (run_art, 1)
-    with contextlib.suppress(ImportError):
-        from cleverhans.tf2.attacks.fast_gradient_method import fast_gradient_method
-
-        infer = functools.partial(model, training=False)
-
-        def mean_squared_error(labels, logits):
-            return keras.losses.mean_squared_error(labels, logits)
-
-        def run_cleverhans():
-            for x, y in parts:
-                fast_gradient_method(
-                    infer, x, EPS, np.inf, loss_fn=mean_squared_error, y=y
-                ).numpy()
-
-        rivals["CleverHans"] = (run_cleverhans, 1)
-    return rivals
 
 
 def pgd_rivals(model, images, labels):
-    """Return ways to take 40 steps of PGD, and print what each leaves correct."""
+    """Return ways to take 40 steps of PGD."""
     parts = in_chunks(images, labels)
     gradient_sign = bare_gradient_sign(model, keras.losses.categorical_crossentropy)
 
@@ -165,56 +143,27 @@ def pgd_rivals(model, images, labels):
                 gradient_sign(*part)
 
     def run_package():
-        return projected_gradient_descent(
+        projected_gradient_descent(
             model, images, labels, EPS, steps=40, step_size=0.01, clip=(0, 1)
         )
 
-    attacks = {"this package": run_package}
-    with contextlib.suppress(ImportError):
-        from art.attacks.evasion import ProjectedGradientDescent
+    from art.attacks.evasion import ProjectedGradientDescent
 
-        loss = keras.losses.CategoricalCrossentropy()
-        attack = ProjectedGradientDescent(
-            art_classifier(model, loss, clip=(0.0, 1.0)),
-            eps=EPS,
-            eps_step=0.01,
-            max_iter=40,
-            num_random_init=1,
-            batch_size=512,
-            verbose=False,
-        )
-        attacks["ART"] = functools.partial(attack.generate, images, labels)
-    with contextlib.suppress(ImportError):
-        from cleverhans.tf2.attacks.projected_gradient_descent import (
-            projected_gradient_descent as cleverhans_pgd,
-        )
-
-        logits = keras.Sequential(model.layers[:-1])
-        attack_chunk = functools.partial(
-            cleverhans_pgd,
-            tf.function(functools.partial(logits, training=False)),
-            eps=EPS,
-            eps_iter=0.01,
-            nb_iter=40,
-            norm=np.inf,
-            clip_min=0.0,
-            clip_max=1.0,
-            sanity_checks=False,
-        )
-
-        def run_cleverhans():
-            return np.concatenate(
-                [attack_chunk(x, y=tf.argmax(y, 1)) for x, y in parts]
-            )
-
-        attacks["CleverHans"] = run_cleverhans
-
-    print("\nCorrect after 40 steps of PGD, the same settings")
-    for name, run in attacks.items():
-        correct = model.predict(run(), verbose=0).argmax(1) == labels.argmax(1)
-        print(f"  {name:42}{correct.mean():9.4f}", flush=True)
-    attacks["bare compiled gradient, 40 times"] = run_bare
-    return {name: (run, 1) for name, run in attacks.items()}
+    loss = keras.losses.CategoricalCrossentropy()
+    attack = ProjectedGradientDescent(
+        art_classifier(model, loss, clip=(0.0, 1.0)),
+        eps=EPS,
+        eps_step=0.01,
+        max_iter=40,
+        num_random_init=1,
+        batch_size=512,
+        verbose=False,
+    )
+    return {
+        "bare compiled gradient, 40 times": (run_bare, 1),
+        "this package": (run_package, 1),
+        "ART": (functools.partial(attack.generate, images, labels), 1),
+    }
 
 
 def square_rivals(model, images, queries):
@@ -233,13 +182,15 @@ def square_rivals(model, images, queries):
 
     # Two more passes come before the first query.
     return {
-        "a query": (run_square, 1000 / (queries + 2)),
         "bare compiled pass": (run_bare, 1000 / queries),
+        "a query": (run_square, 1000 / (queries + 2)),
     }
 
 
-def plain_step(model):
-    """Return a function that makes a training step, to be compiled with others."""
+def bare_steps(model):
+    """Return functions that make a training step: plain, and on mixed images."""
+    half = BATCH // 2
+    gradient_sign = bare_gradient_sign(model, keras.losses.mean_squared_error)
     loss_function = keras.losses.CategoricalCrossentropy()
     optimizer = keras.optimizers.Adam(1e-4)
     optimizer.build(model.trainable_variables)
@@ -250,61 +201,23 @@ def plain_step(model):
         gradients = tape.gradient(loss, model.trainable_variables)
         optimizer.apply(gradients, model.trainable_variables)
 
-    return train
-
-
-def mixed_step(model, train):
-    """Return a function that attacks half of the images, and trains on all."""
-    half = BATCH // 2
-    gradient_sign = bare_gradient_sign(model, keras.losses.mean_squared_error)
-
     def train_mixed(images, labels):
         normal = images[:half]
         adversaries = normal + EPS * gradient_sign(normal, labels[:half])
         train(tf.concat([adversaries, images[half:]], axis=0), labels)
 
-    return train_mixed
-
-
-def robust_step(model, train):
-    """Return a function that trains as the robust recipe does."""
-    reach = 1.3 * EPS
-    network = Network(
-        output=functools.partial(model, training=False),
-        losses=keras.losses.categorical_crossentropy,
-        logits=None,
-    )
-
-    def train_robust(images, labels):
-        shifted = tf.pad(images, [(0, 0), (1, 1), (1, 1), (0, 0)], "SYMMETRIC")
-        for axis in (1, 2):
-            first = tf.random.uniform((BATCH, 1), 0, 3, tf.int32)
-            pixels = first + tf.range(images.shape[axis])
-            shifted = tf.gather(shifted, pixels, axis=axis, batch_dims=1)
-        low = tf.maximum(shifted - reach, 0.0)
-        high = tf.minimum(shifted + reach, 1.0)
-        start = tf.random.uniform(images.shape, -reach, reach)
-        adversaries = tf.clip_by_value(shifted + start, low, high)
-        slopes = chord_slopes(network, low, high)
-        for _ in range(2):
-            gradient, _ = chord_gradient(network, adversaries, labels, slopes)
-            step = 0.75 * reach * tf.sign(gradient)
-            adversaries = tf.clip_by_value(adversaries + step, low, high)
-        train(adversaries, labels)
-
-    return train_robust
+    return tf.function(train), tf.function(train_mixed)
 
 
 def compare_training(model, images, labels):
-    """Compare ways to make a plain training step, a mixed and a robust one."""
+    """Compare ways to make a training step, a mixed one, and one of the recipe."""
     batch = (tf.constant(images[:BATCH]), tf.constant(labels[:BATCH]))
     data = (images[: STEPS * BATCH], labels[: STEPS * BATCH])
     plain_batches = tf.data.Dataset.from_tensor_slices(data)
     plain_batches = plain_batches.shuffle(STEPS * BATCH, 0).batch(BATCH)
     make_batches = functools.partial(
-        generate_mixed_adverserial_batch, model, BATCH, images, labels, DIMS, EPS, rng=0
+        generate_mixed_adverserial_batch, model, BATCH, images, labels, DIMS, rng=0
     )
-    robust_batches = make_batches(split=0.0, attack=robust_attack(1, rng=0))
 
     def fit(batches):
         def run():
@@ -312,34 +225,35 @@ def compare_training(model, images, labels):
 
         return run, 1000 / STEPS
 
-    def repeat(step):
-        compiled = tf.function(step)
+    def fit_robust(eps):
+        attack = robust_attack(1, rng=0)
+        return fit(in_step(make_batches(eps=eps, split=0.0, attack=attack)))
 
+    def repeat(step):
         def run():
             for _ in range(STEPS):
-                compiled(*batch)
+                step(*batch)
 
         return run, 1000 / STEPS
 
-    train = plain_step(model)
-    in_order = "model.fit, in step, as it is run"
-    kinds = {
-        "plain": {
-            "model.fit, as the scripts run it": fit(plain_batches.repeat()),
-            "bare compiled step": repeat(train),
-        },
-        "mixed": {
-            in_order: fit(in_step(make_batches())),
-            "fused compiled step": repeat(mixed_step(model, train)),
-        },
-        "robust": {
-            in_order: fit(in_step(robust_batches)),
-            "fused compiled step": repeat(robust_step(model, train)),
-        },
+    train, train_mixed = bare_steps(model)
+    fit_mixed = fit(in_step(make_batches(eps=EPS)))
+    plain = {
+        "bare compiled step": repeat(train),
+        "model.fit": fit(plain_batches.repeat()),
     }
-    for kind, rivals in kinds.items():
-        _, reference, *_ = rivals
-        compare(f"A {kind} training step", "ms", reference, rivals, TRAINING_ROUNDS)
+    mixed = {
+        "fused compiled step": repeat(train_mixed),
+        "model.fit, in step": fit_mixed,
+    }
+    robust = {
+        "the tutorial's mixed step": fit_mixed,
+        "the recipe's at eps 0.1": fit_robust(0.1),
+        "the recipe's at eps 0.3": fit_robust(0.3),
+    }
+    compare("A plain training step", "ms", plain, TRAINING_ROUNDS)
+    compare("A mixed training step", "ms", mixed, TRAINING_ROUNDS)
+    compare("A training step of the recipe", "ms", robust, TRAINING_ROUNDS)
 
 
 def run_python(*arguments):
@@ -351,32 +265,17 @@ def run_python(*arguments):
     return finished.stdout
 
 
-def time_of_the_second_script(data, epochs=2, fine_tune_epochs=1):
-    """Print the time and the memory of a short run of it."""
+def measure_second_script(data):
+    """Print the memory of a short run of it."""
     code = """if True:
         import resource, subprocess, sys
         subprocess.check_call(sys.argv[1:], stdout=subprocess.DEVNULL)
         print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 // 10**6)
     """
     command = [sys.executable, ROOT / "train_mixed_adversarial_defense.py", "--quiet"]
-    command += ["--data", data, "--epochs", epochs]
-    command += ["--fine-tune-epochs", fine_tune_epochs]
-    started = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        printed = run_python("-c", code, *command, "--output", folder)
-        seconds = json.loads(Path(folder, "results.json").read_text())["seconds"]
-    whole = time.perf_counter() - started
-    training = seconds["training"]
-    fine_tuning = seconds["fine-tuning"]
-    # What a run of the tutorials' length has besides its epochs is as long as here.
-    rest = whole - training - fine_tuning
-    tutorial = rest + 20 * training / epochs + 10 * fine_tuning / fine_tune_epochs
-    print(f"\nThe second script, {epochs} epochs and {fine_tune_epochs} of fine-tuning")
-    print(f"  {'an epoch of training':42}{training / epochs:9.1f} s")
-    print(f"  {'an epoch of fine-tuning':42}{fine_tuning / fine_tune_epochs:9.1f} s")
-    print(f"  {'whole':42}{whole:9.1f} s")
-    print(f"  {'besides the epochs, of 20 and 10':42}{rest / tutorial:24.0%}")
-    print(f"  {'peak memory':42}{printed.split()[-1]:>9} MB", flush=True)
+    command += ["--data", data, "--epochs", 2, "--fine-tune-epochs", 1]
+    print("\nThe second script")
+    print(f"  {'peak memory':42}{int(run_python('-c', code, *command)):9,} MB")
 
 
 def measure_large(name, part):
@@ -388,8 +287,7 @@ def measure_large(name, part):
         bias = model.trainable_weights[-1]  # else each change would get a new answer
         bias.assign(np.random.default_rng(0).normal(size=bias.shape))
         rivals = square_rivals(model, images, queries=3)
-        title = f"Square, {name}, 32 images"
-        compare(title, "ms", "bare compiled pass", rivals, rounds=3)
+        compare(f"Square, {name}, 32 images", "ms", rivals, rounds=3)
         return
     if part == "FGSM":
         generate_image_adversary(model, images, labels, EPS)
@@ -416,52 +314,43 @@ def compare_large():
 
 def compare_on(data):
     """Run the comparisons on MNIST, or on data like it."""
-    (train_images, train_labels), (images, labels) = load(str(data))[1:3]
+    if Path(data).is_file():
+        data = Path(data).resolve()
+    loaded = load(str(data))
+    images, labels = loaded.test
     keras.utils.set_random_seed(0)
     model = SimpleCNN.build(28, 28, 1, 10)
-    model.compile(
-        optimizer=keras.optimizers.Adam(1e-4),
-        loss="categorical_crossentropy",
-        metrics=["accuracy"],
-    )
-    model.fit(train_images, train_labels, batch_size=BATCH, epochs=1, verbose=0)
+    adam = keras.optimizers.Adam(1e-4)
+    model.compile(adam, "categorical_crossentropy", metrics=["accuracy"])
+    model.fit(*loaded.train, batch_size=BATCH, epochs=1, verbose=0)
 
     rivals = fgsm_rivals(model, images, labels)
-    title = f"FGSM over {len(images):,} images"
-    compare(title, "s ", "bare compiled gradient", rivals)
+    compare(f"FGSM over {len(images):,} images", "s ", rivals)
     images = images[:1000]
     labels = labels[:1000]
-    title = f"PGD, {len(images):,} images"
-    rivals = pgd_rivals(model, images, labels)
-    compare(title, "s ", "bare compiled gradient, 40 times", rivals)
-    title = f"Square, {len(images):,} images"
-    compare(title, "ms", "bare compiled pass", square_rivals(model, images, 100))
-    started = time.perf_counter()
-    evaluate_robustness(model, images, labels, EPS, verbose=False)
-    print(f"\nThe report, {len(images):,} images, once")
-    print(f"  {'default report':42}{time.perf_counter() - started:9.1f} s", flush=True)
-    compare_training(model, train_images, train_labels)
-    time_of_the_second_script(data)
+    compare("PGD, 1,000 images", "s ", pgd_rivals(model, images, labels))
+    compare("Square, 1,000 images", "ms", square_rivals(model, images, 100))
+    compare_training(model, *loaded.train)
+    measure_second_script(data)
 
 
 def main():
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "data", nargs="?", default="mnist", help="mnist or an .npz file"
+        "data", nargs="?", default="mnist", help="mnist, or an .npz file"
     )
     parser.add_argument(
         "--large", action="store_true", help="take networks of ImageNet's size instead"
     )
     parser.add_argument("--part", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    data = options.data
     if options.part:
         measure_large(*options.part)
     elif options.large:
         compare_large()
     else:
-        compare_on(Path(data).resolve() if Path(data).is_file() else data)
+        compare_on(options.data)
 
 
 if __name__ == "__main__":
