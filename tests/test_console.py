@@ -79,28 +79,21 @@ def script(main):
 
 
 @pytest.fixture
-def run_main(monkeypatch, capsys):
-    """Return a function that runs a main function of the test's own as a script."""
+def run_until(capsys):
+    """Return a function that runs a script until an error."""
 
-    def run(main, **given):
-        status = 0
-        try:
+    def run(error, **given):
+        def main(options):
+            raise error
+
+        with pytest.raises(SystemExit) as exit:
             console.run_script(main, lambda text: Namespace(**given), "a script")
-        except SystemExit as exit:
-            status = exit.code
-        return status, *capsys.readouterr()
+        return exit.value.code, *capsys.readouterr()
 
     return run
 
 
 OUT_OF_MEMORY = tf.errors.ResourceExhaustedError(None, None, "OOM when allocating")
-
-
-def raising(error):
-    def main(options):
-        raise error
-
-    return main
 
 
 @pytest.mark.parametrize(
@@ -112,18 +105,18 @@ def raising(error):
         (FloatingPointError("it\ndiverged"), 1, "cannot go on: it diverged"),
     ],
 )
-def test_what_stops_a_script_is_one_line(error, status, says, run_main):
+def test_what_stops_a_script_is_one_line(error, status, says, run_until):
     hint = "; the same command goes on from the last finished phase"
     if isinstance(error, FloatingPointError):
         hint = ""
-    given = {"epochs": 1, "output": Path("run")}
-    assert run_main(raising(error), **given) == (status, "", f"\n{says}{hint}\n")
-    assert run_main(raising(error), epochs=1, output=None)[2] == f"\n{says}\n"
+    saved = run_until(error, epochs=1, output=Path("run"))
+    assert saved == (status, "", f"\n{says}{hint}\n")
+    assert run_until(error, epochs=1, output=None) == (status, "", f"\n{says}\n")
 
 
-def test_error_of_our_own_keeps_its_traceback(run_main):
+def test_error_of_our_own_keeps_its_traceback(run_until):
     with pytest.raises(ZeroDivisionError):
-        run_main(raising(ZeroDivisionError()))
+        run_until(ZeroDivisionError())
 
 
 def test_warning_is_a_line_on_stderr():
