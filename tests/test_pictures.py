@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pytest
 from conftest import build_classifier
@@ -81,3 +83,9 @@ def test_a_picture_that_fails_is_one_warning_line_and_stops_nothing(
     with pytest.warns(UserWarning, match="^no pictures: no font anywhere$"):
         save_pictures(tmp_path, {"m": model}, (images, np.round(outputs)), 0.1)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_pictures_are_left_out_without_matplotlib(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    save_pictures(tmp_path, {}, (), 0.1)
+    assert "no pictures without Matplotlib: pip install" in capsys.readouterr().out
