@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pyimagesearch.experiment import options
+from pyimagesearch.experiment.options import parse_mixed_options, parse_options
 from pyimagesearch.robustness import __main__ as report
 from pyimagesearch.training import __main__ as recipe
 
@@ -78,12 +78,7 @@ def test_checks_on_a_fresh_machine_use_the_printed_command():
 
 @pytest.mark.parametrize(
     "parse",
-    [
-        options.parse_options,
-        options.parse_mixed_options,
-        report.parse_options,
-        recipe.parse_options,
-    ],
+    [parse_options, parse_mixed_options, report.parse_options, recipe.parse_options],
 )
 def test_every_option_is_in_a_table(parse, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["script", "--help"])
@@ -99,7 +94,3 @@ def test_every_published_figure_is_in_the_table():
     published += " 0.9967 0.0477 0.9891 14.0658 0.0188 0.0315 0.9906 0.1190 0.9641"
     rows = " ".join(line for line in README.splitlines() if line.startswith("|"))
     assert {figure for figure in published.split() if figure not in rows} == set()
-
-
-def test_it_is_read_in_one_go():
-    assert len(README.splitlines()) <= 270
