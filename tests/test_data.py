@@ -153,9 +153,9 @@ def use_proxy(monkeypatch, address):
 def test_data_that_cannot_be_downloaded(home, capsys):
     for _ in range(2):  # also where the first try has left an empty folder
         with pytest.raises(SystemExit, match="2"):
-            data.load_data("cifar10")
+            data.load_data("fashion_mnist")
         (line,) = capsys.readouterr().err.splitlines()
-        assert "error: --data: cifar10 is neither cached" in line
+        assert "error: --data: fashion_mnist is neither cached" in line
         assert "refused" in line
 
 
