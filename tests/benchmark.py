@@ -11,12 +11,14 @@ ImageNet's size instead.
 
 import argparse
 import functools
+import multiprocessing
 import os
 import resource
 import statistics
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -68,15 +70,6 @@ def compare(title, unit, rivals, rounds=ROUNDS):
         )
 
 
-def per_image_adversary(model, image, label):
-    """FGSM as the tutorials write it."""
-    image = tf.cast(image, tf.float32)
-    with tf.GradientTape() as tape:
-        tape.watch(image)
-        loss = keras.losses.mean_squared_error(label, model(image))
-    return (image + tf.sign(tape.gradient(loss, image)) * EPS).numpy()
-
-
 def in_chunks(images, *others):
     """Return arrays as tensors, in the package's own batches."""
     arrays = (images, *others)
@@ -97,6 +90,19 @@ def bare_gradient_sign(model, loss_function):
     return gradient_sign
 
 
+def bare_gradients(model, loss_function, images, labels, steps=1):
+    """Return a function that computes the gradients of an attack's steps."""
+    parts = in_chunks(images, labels)
+    gradient_sign = bare_gradient_sign(model, loss_function)
+
+    def run():
+        for part in parts:
+            for _ in range(steps):
+                gradient_sign(*part).numpy()
+
+    return run
+
+
 def art_classifier(model, loss, clip=None):
     """Wrap a model for ART, which is imported where no memory is measured."""
     from art.estimators.classification import TensorFlowV2Classifier
@@ -106,24 +112,25 @@ def art_classifier(model, loss, clip=None):
 
 def fgsm_rivals(model, images, labels):
     """Return ways to attack all the images with FGSM, MSE and no clipping."""
-    parts = in_chunks(images, labels)
-    gradient_sign = bare_gradient_sign(model, keras.losses.mean_squared_error)
-
-    def run_bare():
-        for part in parts:
-            gradient_sign(*part).numpy()
+    run_bare = bare_gradients(model, keras.losses.mean_squared_error, images, labels)
 
     def run_per_image():
+        """Take 100 images as the tutorials do."""
         for image, label in zip(images[:100], labels[:100], strict=True):
-            per_image_adversary(model, image[np.newaxis], label[np.newaxis])
-
-    def run_package():
-        generate_image_adversary(model, images, labels, EPS)
+            image = tf.constant(image[np.newaxis])
+            with tf.GradientTape() as tape:
+                tape.watch(image)
+                answer = model(image)
+                loss = keras.losses.mean_squared_error(label[np.newaxis], answer)
+            (image + tf.sign(tape.gradient(loss, image)) * EPS).numpy()
 
     from art.attacks.evasion import FastGradientMethod
 
     loss = keras.losses.MeanSquaredError()
     attack = FastGradientMethod(art_classifier(model, loss), eps=EPS)
+    run_package = functools.partial(
+        generate_image_adversary, model, images, labels, EPS
+    )
     return {
         "bare compiled gradient": (run_bare, 1),
         "this package": (run_package, 1),
@@ -134,13 +141,8 @@ def fgsm_rivals(model, images, labels):
 
 def pgd_rivals(model, images, labels):
     """Return ways to take 40 steps of PGD."""
-    parts = in_chunks(images, labels)
-    gradient_sign = bare_gradient_sign(model, keras.losses.categorical_crossentropy)
-
-    def run_bare():
-        for part in parts:
-            for _ in range(40):
-                gradient_sign(*part)
+    loss_function = keras.losses.categorical_crossentropy
+    run_bare = bare_gradients(model, loss_function, images, labels, steps=40)
 
     def run_package():
         projected_gradient_descent(
@@ -172,8 +174,9 @@ def square_rivals(model, images, queries):
     parts = in_chunks(images)
     forward = tf.function(functools.partial(model, training=False))
 
-    def run_square():
-        square_attack(model, images, answers, 1e-6, queries=queries, rng=0)
+    run_square = functools.partial(
+        square_attack, model, images, answers, 1e-6, queries=queries, rng=0
+    )
 
     def run_bare():
         for _ in range(queries):
@@ -220,10 +223,8 @@ def compare_training(model, images, labels):
     )
 
     def fit(batches):
-        def run():
-            model.fit(batches, steps_per_epoch=STEPS, shuffle=False, verbose=0)
-
-        return run, 1000 / STEPS
+        settings = {"steps_per_epoch": STEPS, "shuffle": False, "verbose": 0}
+        return functools.partial(model.fit, batches, **settings), 1000 / STEPS
 
     def fit_robust(eps):
         attack = robust_attack(1, rng=0)
@@ -256,67 +257,61 @@ def compare_training(model, images, labels):
     compare("A training step of the recipe", "ms", robust, TRAINING_ROUNDS)
 
 
-def run_python(*arguments):
-    """Run Python in the project's folder, and return what it prints."""
-    command = [sys.executable, *map(str, arguments)]
-    finished = subprocess.run(
-        command, capture_output=True, text=True, check=True, cwd=ROOT
-    )
-    return finished.stdout
+def in_a_process(function, *arguments):
+    """Return what a function returns in a process of its own, whose memory is new."""
+    new = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, new) as pool:
+        return pool.submit(function, *arguments).result()
 
 
-def measure_second_script(data):
-    """Print the memory of a short run of it."""
-    code = """if True:
-        import resource, subprocess, sys
-        subprocess.check_call(sys.argv[1:], stdout=subprocess.DEVNULL)
-        print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 // 10**6)
-    """
+def peak_memory(whose):
+    """Return the most memory that a process or its children have taken, in MB."""
+    return resource.getrusage(whose).ru_maxrss * 1024 // 10**6
+
+
+def memory_of_the_second_script(data):
+    """Return the memory of a short run."""
     command = [sys.executable, ROOT / "train_mixed_adversarial_defense.py", "--quiet"]
-    command += ["--data", data, "--epochs", 2, "--fine-tune-epochs", 1]
-    print("\nThe second script")
-    print(f"  {'peak memory':42}{int(run_python('-c', code, *command)):9,} MB")
+    command += ["--data", data, "--epochs", "2", "--fine-tune-epochs", "1"]
+    subprocess.check_call(command, stdout=subprocess.DEVNULL)
+    return peak_memory(resource.RUSAGE_CHILDREN)
 
 
-def measure_large(name, part):
-    """Print one figure of a large network, in this process."""
+def large_network(name):
+    """Return a network of ImageNet's size, with images and labels."""
     model = getattr(keras.applications, name)(weights=None, input_shape=(224, 224, 3))
     images = np.random.default_rng(0).random((32, 224, 224, 3), dtype=np.float32)
     labels = np.eye(1000, dtype=np.float32)[np.arange(32)]
-    if part == "Square":
-        bias = model.trainable_weights[-1]  # else each change would get a new answer
-        bias.assign(np.random.default_rng(0).normal(size=bias.shape))
-        rivals = square_rivals(model, images, queries=3)
-        compare(f"Square, {name}, 32 images", "ms", rivals, rounds=3)
-        return
-    if part == "FGSM":
+    return model, images, labels
+
+
+def memory_of_large(name, is_bare):
+    """Return the memory of FGSM, or of the bare gradient, on a large network."""
+    model, images, labels = large_network(name)
+    if is_bare:
+        bare_gradients(model, keras.losses.mean_squared_error, images, labels)()
+    else:
         generate_image_adversary(model, images, labels, EPS)
-    if part == "bare gradient":
-        gradient_sign = bare_gradient_sign(model, keras.losses.mean_squared_error)
-        for chunk in in_chunks(images, labels):
-            gradient_sign(*chunk).numpy()
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 // 10**6)
+    return peak_memory(resource.RUSAGE_SELF)
 
 
-def compare_large():
-    """Print figures of large networks, each from a process of its own."""
-    for name in LARGE:
-        print(f"\nPeak memory, {name}, 32 images of 224x224")
-        peaks = {}
-        for part in ("bare gradient", "FGSM"):
-            printed = run_python(__file__, "--part", name, part)
-            peaks[part] = int(printed.split()[-1])
-            ratio = peaks[part] / peaks["bare gradient"]
-            print(f"  {part:42}{peaks[part]:9,} MB{ratio:9.2f} x", flush=True)
-        printed = run_python(__file__, "--part", name, "Square")
-        print(printed, end="", flush=True)
+def compare_large(name):
+    """Compare FGSM's memory and Square's time on a large network with bare passes."""
+    bare = in_a_process(memory_of_large, name, True)
+    fgsm = in_a_process(memory_of_large, name, False)
+    print(f"\nPeak memory, {name}, 32 images of 224x224")
+    print(f"  {'bare gradient':42}{bare:9,} MB{1:9.2f} x")
+    print(f"  {'FGSM':42}{fgsm:9,} MB{fgsm / bare:9.2f} x", flush=True)
+    model, images, _ = large_network(name)
+    bias = model.trainable_weights[-1]  # else each change would get a new answer
+    bias.assign(np.random.default_rng(0).normal(size=bias.shape))
+    rivals = square_rivals(model, images, queries=3)
+    compare(f"Square, {name}, 32 images", "ms", rivals, rounds=3)
 
 
 def compare_on(data):
     """Run the comparisons on MNIST, or on data like it."""
-    if Path(data).is_file():
-        data = Path(data).resolve()
-    loaded = load(str(data))
+    loaded = load(data)
     images, labels = loaded.test
     keras.utils.set_random_seed(0)
     model = SimpleCNN.build(28, 28, 1, 10)
@@ -331,7 +326,8 @@ def compare_on(data):
     compare("PGD, 1,000 images", "s ", pgd_rivals(model, images, labels))
     compare("Square, 1,000 images", "ms", square_rivals(model, images, 100))
     compare_training(model, *loaded.train)
-    measure_second_script(data)
+    memory = in_a_process(memory_of_the_second_script, data)
+    print(f"\nThe second script\n  {'peak memory':42}{memory:9,} MB")
 
 
 def main():
@@ -343,12 +339,10 @@ def main():
     parser.add_argument(
         "--large", action="store_true", help="take networks of ImageNet's size instead"
     )
-    parser.add_argument("--part", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.part:
-        measure_large(*options.part)
-    elif options.large:
-        compare_large()
+    if options.large:
+        for name in LARGE:
+            compare_large(name)
     else:
         compare_on(options.data)
 
