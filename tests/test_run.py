@@ -414,15 +414,22 @@ def test_network_that_does_not_fit_is_one_line(run_script, tmp_path):
         assert re.search(f"model.keras {message}", one_line(error))
 
 
-def test_training_that_diverges_is_one_line(run_script, start, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("script", "rate", "left"),
+    [(FIRST, 1e-3, set()), (SECOND, 1e-4, FILES - {"defended.keras"})],
+)
+def test_training_that_diverges_is_one_line(
+    script, rate, left, run_script, tmp_path, monkeypatch
+):
     def optimizer(learning_rate):
-        return keras.optimizers.SGD(math.inf if learning_rate == 1e-4 else 1e-3)
+        return keras.optimizers.SGD(math.inf if learning_rate == rate else 1e-3)
 
+    monkeypatch.setattr(SimpleCNN, "build", small_network)
     monkeypatch.setattr(keras.optimizers, "Adam", optimizer)
-    status, _, error = run_script(SECOND, "--model", start, "--output", tmp_path)
+    status, _, error = run_script(script, "--output", tmp_path)
     assert status == 1
-    assert "fine-tuning is nan: training has diverged" in one_line(error)
-    assert set(contents(tmp_path)) == FILES - {"defended.keras"}
+    assert "training has diverged" in one_line(error)
+    assert set(contents(tmp_path)) == left
 
 
 def test_figure_that_is_nan_is_refused(finish, tmp_path):
