@@ -30,8 +30,7 @@ def run_command(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # not installed
 
     def run(module, *arguments):
-        name = module.__package__.rpartition(".")[2]
-        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        monkeypatch.setattr(sys, "argv", [module.__file__, *map(str, arguments)])
         status = 0
         try:
             run_script(module.main, module.parse_options, module.__doc__)
@@ -196,16 +195,19 @@ def test_models_are_named_by_files_and_where_needed_by_folders():
 def test_models_that_do_not_fit_are_one_line(tmp_path, run_command):
     path = tmp_path / "m.keras"
     function = keras.layers.Lambda(lambda x: x)
+    broken = build_classifier((28, 28, 1), 10)
+    broken.set_weights([weights * np.nan for weights in broken.get_weights()])
     for model, message in [
-        (build_classifier(), r": .*\(28, 28, 1\)"),
-        (build_classifier((28, 28, 1)), r" must have 10 classes .*\(3,\)"),
-        (network_of(function, image_shape=(28, 28, 1)), " .*safe mode.*Lambda"),
+        (build_classifier(), rf"{path}: .*\(28, 28, 1\)"),
+        (build_classifier((28, 28, 1)), rf"{path} must have 10 classes .*\(3,\)"),
+        (network_of(function, image_shape=(28, 28, 1)), f"{path} .*safe mode.*Lambda"),
+        (broken, "m: .*NaN"),
     ]:
         model.save(path)
         status, _, error = run_command(command, path, "--data", "digits")
         assert status == 2
         (line,) = error.splitlines()
-        assert re.match(f"robustness: error: {path}{message}", line)
+        assert re.match(f"robustness: error: {message}", line)
         assert len(line) < 500
 
 
@@ -216,7 +218,7 @@ def test_models_that_do_not_fit_are_one_line(tmp_path, run_command):
 def tiny_network(tmp_path):
     """The path of a network for the tiny data."""
     path = tmp_path / "tiny.keras"
-    build_classifier((8, 8, 1)).save(path)
+    SimpleCNN.build(8, 8, 1, 3).save(path)
     return path
 
 
@@ -264,6 +266,8 @@ def test_training_command_fine_tunes_a_network_and_checks_it(
     assert len(again["figures"]) == 4
     assert again["figures"].items() <= results["figures"].items()
     assert history_again == history
+    status, _, error = run_command(training, *arguments, "--epochs", 3)
+    assert status == 2 and "holds another run's results.json" in error
 
 
 def test_training_command_needs_a_batch_of_images(tiny_network, tmp_path, run_command):
