@@ -98,7 +98,8 @@ def bare_gradients(model, loss_function, images, labels, steps=1):
     def run():
         for part in parts:
             for _ in range(steps):
-                gradient_sign(*part).numpy()
+                signs = gradient_sign(*part)
+            signs.numpy()
 
     return run
 
