@@ -1,25 +1,24 @@
-"""Time this package against the tutorials' way, other libraries and bare TensorFlow.
+"""Time this package against the tutorials' way, ART and bare TensorFlow.
 
     python tests/benchmark.py [mnist|FILE.npz]
     python tests/benchmark.py --large
 
 Every ratio is a median over rounds in which the rivals take turns, so that a change in
-the machine's speed meets all of them. CleverHans and the Adversarial Robustness Toolbox
-(ART) take part where they are installed. At the end it says how long the
-second script takes. With `--large` it takes networks of ImageNet's size instead.
+the machine's speed meets all of them. ART is the Adversarial Robustness Toolbox. At the
+end stands what memory the second script takes. With `--large` it takes networks of
+ImageNet's size instead.
 """
 
 import argparse
-import contextlib
 import functools
-import json
+import multiprocessing
 import os
 import resource
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -29,12 +28,10 @@ import numpy as np
 import tensorflow as tf
 
 from pyimagesearch.attacks import projected_gradient_descent, square_attack
-from pyimagesearch.core.chords import chord_gradient, chord_slopes
-from pyimagesearch.core.compiled import Network, chunks
+from pyimagesearch.core.compiled import chunks
 from pyimagesearch.datagen import generate_mixed_adverserial_batch, in_step
 from pyimagesearch.experiment.data import load
 from pyimagesearch.fgsm import generate_image_adversary
-from pyimagesearch.robustness import evaluate_robustness
 from pyimagesearch.simplecnn import SimpleCNN
 from pyimagesearch.training import robust_attack
 
@@ -48,8 +45,8 @@ STEPS = 150
 LARGE = ("ResNet50", "MobileNetV3Small")
 
 
-def compare(title, unit, reference, rivals, rounds=ROUNDS):
-    """Run the rivals in turns; print medians and ratios to the reference.
+def compare(title, unit, rivals, rounds=ROUNDS):
+    """Run the rivals in turns; print medians and ratios to the first.
 
     A rival is a function, and what its seconds are to be multiplied with.
     """
@@ -62,23 +59,15 @@ def compare(title, unit, reference, rivals, rounds=ROUNDS):
             run()
             times[name].append((time.perf_counter() - started) * factor)
     print(f"\n{title}", flush=True)
+    reference, *_ = times.values()
     for name, values in times.items():
-        ratios = [v / r for v, r in zip(values, times[reference], strict=True)]
+        ratios = [v / r for v, r in zip(values, reference, strict=True)]
         print(
             f"  {name:42}{statistics.median(values):9.2f} {unit}"
             f"{statistics.median(ratios):9.2f} x   "
             f"({min(ratios):.2f} to {max(ratios):.2f})",
             flush=True,
         )
-
-
-def per_image_adversary(model, image, label):
-    """FGSM as the tutorials write it."""
-    image = tf.cast(image, tf.float32)
-    with tf.GradientTape() as tape:
-        tape.watch(image)
-        loss = keras.losses.mean_squared_error(label, model(image))
-    return (image + tf.sign(tape.gradient(loss, image)) * EPS).numpy()
 
 
 def in_chunks(images, *others):
@@ -101,8 +90,22 @@ def bare_gradient_sign(model, loss_function):
     return gradient_sign
 
 
+def bare_gradients(model, loss_function, images, labels, steps=1):
+    """Return a function that computes the gradients of an attack's steps."""
+    parts = in_chunks(images, labels)
+    gradient_sign = bare_gradient_sign(model, loss_function)
+
+    def run():
+        for part in parts:
+            for _ in range(steps):
+                signs = gradient_sign(*part)
+            signs.numpy()
+
+    return run
+
+
 def art_classifier(model, loss, clip=None):
-    """Wrap a model for the Adversarial Robustness Toolbox, if it is installed."""
+    """Wrap a model for ART, which is imported where no memory is measured."""
     from art.estimators.classification import TensorFlowV2Classifier
 
     return TensorFlowV2Classifier(model, 10, DIMS, loss_object=loss, clip_values=clip)
@@ -110,111 +113,60 @@ def art_classifier(model, loss, clip=None):
 
 def fgsm_rivals(model, images, labels):
     """Return ways to attack all the images with FGSM, MSE and no clipping."""
-    parts = in_chunks(images, labels)
-    gradient_sign = bare_gradient_sign(model, keras.losses.mean_squared_error)
-
-    def run_bare():
-        for part in parts:
-            gradient_sign(*part).numpy()
+    run_bare = bare_gradients(model, keras.losses.mean_squared_error, images, labels)
 
     def run_per_image():
+        """Take 100 images as the tutorials do."""
         for image, label in zip(images[:100], labels[:100], strict=True):
-            per_image_adversary(model, image[np.newaxis], label[np.newaxis])
+            image = tf.constant(image[np.newaxis])
+            with tf.GradientTape() as tape:
+                tape.watch(image)
+                answer = model(image)
+                loss = keras.losses.mean_squared_error(label[np.newaxis], answer)
+            (image + tf.sign(tape.gradient(loss, image)) * EPS).numpy()
 
-    def run_package():
-        generate_image_adversary(model, images, labels, EPS)
+    from art.attacks.evasion import FastGradientMethod
 
-    rivals = {
-        "this package": (run_package, 1),
+    loss = keras.losses.MeanSquaredError()
+    attack = FastGradientMethod(art_classifier(model, loss), eps=EPS)
+    run_package = functools.partial(
+        generate_image_adversary, model, images, labels, EPS
+    )
+    return {
         "bare compiled gradient": (run_bare, 1),
+        "this package": (run_package, 1),
         "per-image loop (from 100 images)": (run_per_image, len(images) / 100),
+        "ART": (functools.partial(attack.generate, images, labels), 1),
     }
-    with contextlib.suppress(ImportError):
-        from art.attacks.evasion import FastGradientMethod
-
-        loss = keras.losses.MeanSquaredError()
-        attack = FastGradientMethod(art_classifier(model, loss), eps=EPS)
-        run_art = functools.partial(attack.generate, images, labels)
-        rivals["ART, its default batches"] = (run_art, 1)
-    with contextlib.suppress(ImportError):
-        from cleverhans.tf2.attacks.fast_gradient_method import fast_gradient_method
-
-        infer = functools.partial(model, training=False)
-
-        def mean_squared_error(labels, logits):
-            return keras.losses.mean_squared_error(labels, logits)
-
-        def run_cleverhans():
-            for x, y in parts:
-                fast_gradient_method(
-                    infer, x, EPS, np.inf, loss_fn=mean_squared_error, y=y
-                ).numpy()
-
-        rivals["CleverHans"] = (run_cleverhans, 1)
-    return rivals
 
 
 def pgd_rivals(model, images, labels):
-    """Return ways to take 40 steps of PGD, and print what each leaves correct."""
-    parts = in_chunks(images, labels)
-    gradient_sign = bare_gradient_sign(model, keras.losses.categorical_crossentropy)
-
-    def run_bare():
-        for part in parts:
-            for _ in range(40):
-                gradient_sign(*part)
+    """Return ways to take 40 steps of PGD."""
+    loss_function = keras.losses.categorical_crossentropy
+    run_bare = bare_gradients(model, loss_function, images, labels, steps=40)
 
     def run_package():
-        return projected_gradient_descent(
+        projected_gradient_descent(
             model, images, labels, EPS, steps=40, step_size=0.01, clip=(0, 1)
         )
 
-    attacks = {"this package": run_package}
-    with contextlib.suppress(ImportError):
-        from art.attacks.evasion import ProjectedGradientDescent
+    from art.attacks.evasion import ProjectedGradientDescent
 
-        loss = keras.losses.CategoricalCrossentropy()
-        attack = ProjectedGradientDescent(
-            art_classifier(model, loss, clip=(0.0, 1.0)),
-            eps=EPS,
-            eps_step=0.01,
-            max_iter=40,
-            num_random_init=1,
-            batch_size=512,
-            verbose=False,
-        )
-        attacks["ART"] = functools.partial(attack.generate, images, labels)
-    with contextlib.suppress(ImportError):
-        from cleverhans.tf2.attacks.projected_gradient_descent import (
-            projected_gradient_descent as cleverhans_pgd,
-        )
-
-        logits = keras.Sequential(model.layers[:-1])
-        attack_chunk = functools.partial(
-            cleverhans_pgd,
-            tf.function(functools.partial(logits, training=False)),
-            eps=EPS,
-            eps_iter=0.01,
-            nb_iter=40,
-            norm=np.inf,
-            clip_min=0.0,
-            clip_max=1.0,
-            sanity_checks=False,
-        )
-
-        def run_cleverhans():
-            return np.concatenate(
-                [attack_chunk(x, y=tf.argmax(y, 1)) for x, y in parts]
-            )
-
-        attacks["CleverHans"] = run_cleverhans
-
-    print("\nCorrect after 40 steps of PGD, the same settings")
-    for name, run in attacks.items():
-        correct = model.predict(run(), verbose=0).argmax(1) == labels.argmax(1)
-        print(f"  {name:42}{correct.mean():9.4f}", flush=True)
-    attacks["bare compiled gradient, 40 times"] = run_bare
-    return {name: (run, 1) for name, run in attacks.items()}
+    loss = keras.losses.CategoricalCrossentropy()
+    attack = ProjectedGradientDescent(
+        art_classifier(model, loss, clip=(0.0, 1.0)),
+        eps=EPS,
+        eps_step=0.01,
+        max_iter=40,
+        num_random_init=1,
+        batch_size=512,
+        verbose=False,
+    )
+    return {
+        "bare compiled gradient, 40 times": (run_bare, 1),
+        "this package": (run_package, 1),
+        "ART": (functools.partial(attack.generate, images, labels), 1),
+    }
 
 
 def square_rivals(model, images, queries):
@@ -223,8 +175,9 @@ def square_rivals(model, images, queries):
     parts = in_chunks(images)
     forward = tf.function(functools.partial(model, training=False))
 
-    def run_square():
-        square_attack(model, images, answers, 1e-6, queries=queries, rng=0)
+    run_square = functools.partial(
+        square_attack, model, images, answers, 1e-6, queries=queries, rng=0
+    )
 
     def run_bare():
         for _ in range(queries):
@@ -233,13 +186,15 @@ def square_rivals(model, images, queries):
 
     # Two more passes come before the first query.
     return {
-        "a query": (run_square, 1000 / (queries + 2)),
         "bare compiled pass": (run_bare, 1000 / queries),
+        "a query": (run_square, 1000 / (queries + 2)),
     }
 
 
-def plain_step(model):
-    """Return a function that makes a training step, to be compiled with others."""
+def bare_steps(model):
+    """Return functions that make a training step: plain, and on mixed images."""
+    half = BATCH // 2
+    gradient_sign = bare_gradient_sign(model, keras.losses.mean_squared_error)
     loss_function = keras.losses.CategoricalCrossentropy()
     optimizer = keras.optimizers.Adam(1e-4)
     optimizer.build(model.trainable_variables)
@@ -250,218 +205,147 @@ def plain_step(model):
         gradients = tape.gradient(loss, model.trainable_variables)
         optimizer.apply(gradients, model.trainable_variables)
 
-    return train
-
-
-def mixed_step(model, train):
-    """Return a function that attacks half of the images, and trains on all."""
-    half = BATCH // 2
-    gradient_sign = bare_gradient_sign(model, keras.losses.mean_squared_error)
-
     def train_mixed(images, labels):
         normal = images[:half]
         adversaries = normal + EPS * gradient_sign(normal, labels[:half])
         train(tf.concat([adversaries, images[half:]], axis=0), labels)
 
-    return train_mixed
-
-
-def robust_step(model, train):
-    """Return a function that trains as the robust recipe does."""
-    reach = 1.3 * EPS
-    network = Network(
-        output=functools.partial(model, training=False),
-        losses=keras.losses.categorical_crossentropy,
-        logits=None,
-    )
-
-    def train_robust(images, labels):
-        shifted = tf.pad(images, [(0, 0), (1, 1), (1, 1), (0, 0)], "SYMMETRIC")
-        for axis in (1, 2):
-            first = tf.random.uniform((BATCH, 1), 0, 3, tf.int32)
-            pixels = first + tf.range(images.shape[axis])
-            shifted = tf.gather(shifted, pixels, axis=axis, batch_dims=1)
-        low = tf.maximum(shifted - reach, 0.0)
-        high = tf.minimum(shifted + reach, 1.0)
-        start = tf.random.uniform(images.shape, -reach, reach)
-        adversaries = tf.clip_by_value(shifted + start, low, high)
-        slopes = chord_slopes(network, low, high)
-        for _ in range(2):
-            gradient, _ = chord_gradient(network, adversaries, labels, slopes)
-            step = 0.75 * reach * tf.sign(gradient)
-            adversaries = tf.clip_by_value(adversaries + step, low, high)
-        train(adversaries, labels)
-
-    return train_robust
+    return tf.function(train), tf.function(train_mixed)
 
 
 def compare_training(model, images, labels):
-    """Compare ways to make a plain training step, a mixed and a robust one."""
+    """Compare ways to make a training step, a mixed one, and one of the recipe."""
     batch = (tf.constant(images[:BATCH]), tf.constant(labels[:BATCH]))
     data = (images[: STEPS * BATCH], labels[: STEPS * BATCH])
     plain_batches = tf.data.Dataset.from_tensor_slices(data)
     plain_batches = plain_batches.shuffle(STEPS * BATCH, 0).batch(BATCH)
     make_batches = functools.partial(
-        generate_mixed_adverserial_batch, model, BATCH, images, labels, DIMS, EPS, rng=0
+        generate_mixed_adverserial_batch, model, BATCH, images, labels, DIMS, rng=0
     )
-    robust_batches = make_batches(split=0.0, attack=robust_attack(1, rng=0))
 
     def fit(batches):
-        def run():
-            model.fit(batches, steps_per_epoch=STEPS, shuffle=False, verbose=0)
+        settings = {"steps_per_epoch": STEPS, "shuffle": False, "verbose": 0}
+        return functools.partial(model.fit, batches, **settings), 1000 / STEPS
 
-        return run, 1000 / STEPS
+    def fit_robust(eps):
+        attack = robust_attack(1, rng=0)
+        return fit(in_step(make_batches(eps=eps, split=0.0, attack=attack)))
 
     def repeat(step):
-        compiled = tf.function(step)
-
         def run():
             for _ in range(STEPS):
-                compiled(*batch)
+                step(*batch)
 
         return run, 1000 / STEPS
 
-    train = plain_step(model)
-    in_order = "model.fit, in step, as it is run"
-    kinds = {
-        "plain": {
-            "model.fit, as the scripts run it": fit(plain_batches.repeat()),
-            "bare compiled step": repeat(train),
-        },
-        "mixed": {
-            in_order: fit(in_step(make_batches())),
-            "fused compiled step": repeat(mixed_step(model, train)),
-        },
-        "robust": {
-            in_order: fit(in_step(robust_batches)),
-            "fused compiled step": repeat(robust_step(model, train)),
-        },
+    train, train_mixed = bare_steps(model)
+    fit_mixed = fit(in_step(make_batches(eps=EPS)))
+    plain = {
+        "bare compiled step": repeat(train),
+        "model.fit": fit(plain_batches.repeat()),
     }
-    for kind, rivals in kinds.items():
-        _, reference, *_ = rivals
-        compare(f"A {kind} training step", "ms", reference, rivals, TRAINING_ROUNDS)
+    mixed = {
+        "fused compiled step": repeat(train_mixed),
+        "model.fit, in step": fit_mixed,
+    }
+    robust = {
+        "the tutorial's mixed step": fit_mixed,
+        "the recipe's at eps 0.1": fit_robust(0.1),
+        "the recipe's at eps 0.3": fit_robust(0.3),
+    }
+    compare("A plain training step", "ms", plain, TRAINING_ROUNDS)
+    compare("A mixed training step", "ms", mixed, TRAINING_ROUNDS)
+    compare("A training step of the recipe", "ms", robust, TRAINING_ROUNDS)
 
 
-def run_python(*arguments):
-    """Run Python in the project's folder, and return what it prints."""
-    command = [sys.executable, *map(str, arguments)]
-    finished = subprocess.run(
-        command, capture_output=True, text=True, check=True, cwd=ROOT
-    )
-    return finished.stdout
+def in_a_process(function, *arguments):
+    """Return what a function returns in a process of its own, whose memory is new."""
+    new = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, new) as pool:
+        return pool.submit(function, *arguments).result()
 
 
-def time_of_the_second_script(data, epochs=2, fine_tune_epochs=1):
-    """Print the time and the memory of a short run of it."""
-    code = """if True:
-        import resource, subprocess, sys
-        subprocess.check_call(sys.argv[1:], stdout=subprocess.DEVNULL)
-        print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 // 10**6)
-    """
+def peak_memory(whose):
+    """Return the most memory that a process or its children have taken, in MB."""
+    return resource.getrusage(whose).ru_maxrss * 1024 // 10**6
+
+
+def memory_of_the_second_script(data):
+    """Return the memory of a short run."""
     command = [sys.executable, ROOT / "train_mixed_adversarial_defense.py", "--quiet"]
-    command += ["--data", data, "--epochs", epochs]
-    command += ["--fine-tune-epochs", fine_tune_epochs]
-    started = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        printed = run_python("-c", code, *command, "--output", folder)
-        seconds = json.loads(Path(folder, "results.json").read_text())["seconds"]
-    whole = time.perf_counter() - started
-    training = seconds["training"]
-    fine_tuning = seconds["fine-tuning"]
-    # What a run of the tutorials' length has besides its epochs is as long as here.
-    rest = whole - training - fine_tuning
-    tutorial = rest + 20 * training / epochs + 10 * fine_tuning / fine_tune_epochs
-    print(f"\nThe second script, {epochs} epochs and {fine_tune_epochs} of fine-tuning")
-    print(f"  {'an epoch of training':42}{training / epochs:9.1f} s")
-    print(f"  {'an epoch of fine-tuning':42}{fine_tuning / fine_tune_epochs:9.1f} s")
-    print(f"  {'whole':42}{whole:9.1f} s")
-    print(f"  {'besides the epochs, of 20 and 10':42}{rest / tutorial:24.0%}")
-    print(f"  {'peak memory':42}{printed.split()[-1]:>9} MB", flush=True)
+    command += ["--data", data, "--epochs", "2", "--fine-tune-epochs", "1"]
+    subprocess.check_call(command, stdout=subprocess.DEVNULL)
+    return peak_memory(resource.RUSAGE_CHILDREN)
 
 
-def measure_large(name, part):
-    """Print one figure of a large network, in this process."""
+def large_network(name):
+    """Return a network of ImageNet's size, with images and labels."""
     model = getattr(keras.applications, name)(weights=None, input_shape=(224, 224, 3))
     images = np.random.default_rng(0).random((32, 224, 224, 3), dtype=np.float32)
     labels = np.eye(1000, dtype=np.float32)[np.arange(32)]
-    if part == "Square":
-        bias = model.trainable_weights[-1]  # else each change would get a new answer
-        bias.assign(np.random.default_rng(0).normal(size=bias.shape))
-        rivals = square_rivals(model, images, queries=3)
-        title = f"Square, {name}, 32 images"
-        compare(title, "ms", "bare compiled pass", rivals, rounds=3)
-        return
-    if part == "FGSM":
+    return model, images, labels
+
+
+def memory_of_large(name, is_bare):
+    """Return the memory of FGSM, or of the bare gradient, on a large network."""
+    model, images, labels = large_network(name)
+    if is_bare:
+        bare_gradients(model, keras.losses.mean_squared_error, images, labels)()
+    else:
         generate_image_adversary(model, images, labels, EPS)
-    if part == "bare gradient":
-        gradient_sign = bare_gradient_sign(model, keras.losses.mean_squared_error)
-        for chunk in in_chunks(images, labels):
-            gradient_sign(*chunk).numpy()
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 // 10**6)
+    return peak_memory(resource.RUSAGE_SELF)
 
 
-def compare_large():
-    """Print figures of large networks, each from a process of its own."""
-    for name in LARGE:
-        print(f"\nPeak memory, {name}, 32 images of 224x224")
-        peaks = {}
-        for part in ("bare gradient", "FGSM"):
-            printed = run_python(__file__, "--part", name, part)
-            peaks[part] = int(printed.split()[-1])
-            ratio = peaks[part] / peaks["bare gradient"]
-            print(f"  {part:42}{peaks[part]:9,} MB{ratio:9.2f} x", flush=True)
-        printed = run_python(__file__, "--part", name, "Square")
-        print(printed, end="", flush=True)
+def compare_large(name):
+    """Compare FGSM's memory and Square's time on a large network with bare passes."""
+    bare = in_a_process(memory_of_large, name, True)
+    fgsm = in_a_process(memory_of_large, name, False)
+    print(f"\nPeak memory, {name}, 32 images of 224x224")
+    print(f"  {'bare gradient':42}{bare:9,} MB{1:9.2f} x")
+    print(f"  {'FGSM':42}{fgsm:9,} MB{fgsm / bare:9.2f} x", flush=True)
+    model, images, _ = large_network(name)
+    bias = model.trainable_weights[-1]  # else each change would get a new answer
+    bias.assign(np.random.default_rng(0).normal(size=bias.shape))
+    rivals = square_rivals(model, images, queries=3)
+    compare(f"Square, {name}, 32 images", "ms", rivals, rounds=3)
 
 
 def compare_on(data):
     """Run the comparisons on MNIST, or on data like it."""
-    (train_images, train_labels), (images, labels) = load(str(data))[1:3]
+    loaded = load(data)
+    images, labels = loaded.test
     keras.utils.set_random_seed(0)
     model = SimpleCNN.build(28, 28, 1, 10)
-    model.compile(
-        optimizer=keras.optimizers.Adam(1e-4),
-        loss="categorical_crossentropy",
-        metrics=["accuracy"],
-    )
-    model.fit(train_images, train_labels, batch_size=BATCH, epochs=1, verbose=0)
+    adam = keras.optimizers.Adam(1e-4)
+    model.compile(adam, "categorical_crossentropy", metrics=["accuracy"])
+    model.fit(*loaded.train, batch_size=BATCH, epochs=1, verbose=0)
 
     rivals = fgsm_rivals(model, images, labels)
-    title = f"FGSM over {len(images):,} images"
-    compare(title, "s ", "bare compiled gradient", rivals)
+    compare(f"FGSM over {len(images):,} images", "s ", rivals)
     images = images[:1000]
     labels = labels[:1000]
-    title = f"PGD, {len(images):,} images"
-    rivals = pgd_rivals(model, images, labels)
-    compare(title, "s ", "bare compiled gradient, 40 times", rivals)
-    title = f"Square, {len(images):,} images"
-    compare(title, "ms", "bare compiled pass", square_rivals(model, images, 100))
-    started = time.perf_counter()
-    evaluate_robustness(model, images, labels, EPS, verbose=False)
-    print(f"\nThe report, {len(images):,} images, once")
-    print(f"  {'default report':42}{time.perf_counter() - started:9.1f} s", flush=True)
-    compare_training(model, train_images, train_labels)
-    time_of_the_second_script(data)
+    compare("PGD, 1,000 images", "s ", pgd_rivals(model, images, labels))
+    compare("Square, 1,000 images", "ms", square_rivals(model, images, 100))
+    compare_training(model, *loaded.train)
+    memory = in_a_process(memory_of_the_second_script, data)
+    print(f"\nThe second script\n  {'peak memory':42}{memory:9,} MB")
 
 
 def main():
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "data", nargs="?", default="mnist", help="mnist or an .npz file"
+        "data", nargs="?", default="mnist", help="mnist, or an .npz file"
     )
     parser.add_argument(
         "--large", action="store_true", help="take networks of ImageNet's size instead"
     )
-    parser.add_argument("--part", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    data = options.data
-    if options.part:
-        measure_large(*options.part)
-    elif options.large:
-        compare_large()
+    if options.large:
+        for name in LARGE:
+            compare_large(name)
     else:
-        compare_on(Path(data).resolve() if Path(data).is_file() else data)
+        compare_on(options.data)
 
 
 if __name__ == "__main__":

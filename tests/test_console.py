@@ -3,19 +3,18 @@
 import contextlib
 import os
 import runpy
-import signal
 import subprocess
 import sys
 from argparse import Namespace
-from functools import partial
 from pathlib import Path
+from signal import SIGABRT
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import build_classifier
 
 from pyimagesearch.experiment import console
+from pyimagesearch.experiment.options import parse_options
 
 ROOT = Path(__file__).parent.parent
 FIRST = "train_adversarial_defense.py"
@@ -42,77 +41,54 @@ class OutStream:
         pass
 
 
-@pytest.fixture
-def run_path(monkeypatch, capsys):
-    """Return a function that runs a script as `%run` does."""
-
-    def run(script, *arguments):
-        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
-        status, stream = 0, OutStream()
-        with contextlib.redirect_stdout(stream):
-            try:
-                runpy.run_path(str(ROOT / script), run_name="__main__")
-            except SystemExit as exit:
-                status = exit.code
-        return status, stream.text, capsys.readouterr().err
-
-    return run
-
-
-@pytest.mark.slow
-def test_notebook_shows_bars_and_runs_twice_into_one_folder(
-    run_path, tiny_data, tmp_path, monkeypatch
-):
+def test_bars_move_in_a_notebook_only_and_never_if_quiet(monkeypatch):
+    monkeypatch.setattr(sys, "argv", [FIRST])
+    assert parse_options("a script").verbose == 2
     monkeypatch.setitem(sys.modules, "ipykernel", object())
-    monkeypatch.setitem(sys.modules, "matplotlib", None)  # quicker
-    build_classifier((8, 8, 1)).save(tmp_path / "start.keras")
-    short = ["--data", tiny_data, "--fine-tune-epochs", 1, "--output", tmp_path]
-    short += ["--model", tmp_path / "start.keras"]
-    status, text, error = run_path(FIRST, *short)
-    assert status == 0, error
-    assert "[INFO] in short: the network is right on" in text
-    assert "\b" in text or "\r" in text  # a bar that moves
-    status, text, error = run_path(FIRST, *short, "--quiet")
-    assert status == 0, error
-    assert "[INFO] going on from" in text
-    assert "\b" not in text and "\r" not in text
-    status, text, error = run_path(FIRST, *short, "--seed", 1)
-    assert status == 2 and "holds another run's results.json" in error
+    assert parse_options("a script").verbose == 1
+    monkeypatch.setattr(sys, "argv", [FIRST, "--quiet"])
+    assert parse_options("a script").verbose == 0
 
 
-def test_any_stdout_will_do(run_path, tmp_path):
-    np.savez(tmp_path / "data.npz", x_train=np.zeros((3, 8, 8)))
-    status, text, error = run_path(FIRST, "--data", tmp_path / "data.npz")
-    assert text == "[INFO] loading MNIST dataset...\n"
-    assert status == 2 and error.startswith(f"{FIRST}: error: --data: {tmp_path}")
-    assert "y_train" in error and len(error.splitlines()) == 1
-    assert run_path(FIRST, "--epochs", 0, "--quiet")[:2] == (2, "")
+def test_any_stdout_will_do(tmp_path, monkeypatch, capsys):
+    """As in a notebook, where `%run` runs the script."""
+    path = tmp_path / "data.npz"
+    np.savez(path, x_train=np.zeros((3, 8, 8)))
+    monkeypatch.setattr(sys, "argv", [FIRST, "--data", str(path)])
+    stream = OutStream()
+    with contextlib.redirect_stdout(stream), pytest.raises(SystemExit, match="2"):
+        runpy.run_path(str(ROOT / FIRST), run_name="__main__")
+    assert stream.text == "[INFO] loading MNIST dataset...\n"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{FIRST}: error: --data: {path}") and "y_train" in line
 
 
-# Something quick for TensorFlow.
-STUBBED = "sys.modules['tensorflow'] = N(config=N(list_physical_devices=list));"
+# A script of a main function, an expression, and of a module in TensorFlow's place.
+SCRIPT = """if True:
+    import argparse, sys, types, warnings
+    from pyimagesearch.experiment.console import run_script
+    tensorflow = types.SimpleNamespace(list_physical_devices=list)
+    sys.modules["tensorflow"] = types.SimpleNamespace(config=tensorflow)
+    run_script(lambda options: MAIN, lambda text: argparse.Namespace(), "")
+"""
 
 
-def stub(main):
-    """Return a program of a main function, an expression, without TensorFlow."""
-    return (
-        "import argparse, sys, time, warnings; from types import SimpleNamespace as N;"
-        f"{STUBBED}from pyimagesearch.experiment.console import run_script;"
-        f"run_script(lambda _: {main}, lambda _: argparse.Namespace(), '');"
-    )
+def script(main):
+    """Return the command that runs such a script."""
+    return [sys.executable, "-c", SCRIPT.replace("MAIN", main)]
 
 
 @pytest.fixture
-def run_main(monkeypatch, capsys):
-    """Return a function that runs a main function of the test's own as a script."""
+def run_until(capsys):
+    """Return a function that runs a script until an error."""
 
-    def run(main, **given):
-        status = 0
-        try:
+    def run(error, **given):
+        def main(options):
+            raise error
+
+        with pytest.raises(SystemExit) as exit:
             console.run_script(main, lambda text: Namespace(**given), "a script")
-        except SystemExit as exit:
-            status = exit.code
-        return status, *capsys.readouterr()
+        return exit.value.code, *capsys.readouterr()
 
     return run
 
@@ -120,49 +96,42 @@ def run_main(monkeypatch, capsys):
 OUT_OF_MEMORY = tf.errors.ResourceExhaustedError(None, None, "OOM when allocating")
 
 
-def raising(error):
-    def main(options):
-        raise error
-
-    return main
-
-
 @pytest.mark.parametrize(
     ("error", "status", "says"),
     [
         (KeyboardInterrupt(), 130, "interrupted"),
         (OSError(28, "No space left"), 1, "cannot go on: [Errno 28] No space left"),
-        (MemoryError("too\nmuch"), 1, "cannot go on: too much"),
-        (FloatingPointError("it diverged"), 1, "cannot go on: it diverged"),
         (OUT_OF_MEMORY, 1, "cannot go on: OOM when allocating"),
+        (FloatingPointError("it\ndiverged"), 1, "cannot go on: it diverged"),
     ],
 )
-def test_what_stops_a_script_is_one_line(error, status, says, run_main):
-    assert run_main(raising(error)) == (status, "", f"\n{says}\n")
+def test_what_stops_a_script_is_one_line(error, status, says, run_until):
     hint = "; the same command goes on from the last finished phase"
-    hint = "" if isinstance(error, FloatingPointError) else hint
-    given = {"epochs": 1, "output": Path("run")}
-    assert run_main(raising(error), **given) == (status, "", f"\n{says}{hint}\n")
-    assert run_main(raising(error), epochs=1, output=None)[2] == f"\n{says}\n"
+    if isinstance(error, FloatingPointError):
+        hint = ""
+    saved = run_until(error, epochs=1, output=Path("run"))
+    assert saved == (status, "", f"\n{says}{hint}\n")
+    assert run_until(error, epochs=1, output=None) == (status, "", f"\n{says}\n")
 
 
-def test_error_of_our_own_keeps_its_traceback(run_main):
+def test_error_of_our_own_keeps_its_traceback(run_until):
     with pytest.raises(ZeroDivisionError):
-        run_main(raising(ZeroDivisionError()))
+        run_until(ZeroDivisionError())
 
 
 def test_warning_is_a_line_on_stderr():
-    code = stub("warnings.warn('mind it')") + "warnings.warn('outside')"
-    finished = subprocess.run([sys.executable, "-c", code], **RUNNING)
+    *command, code = script("warnings.warn('mind it')")
+    code += "    warnings.warn('outside')"
+    finished = subprocess.run([*command, code], **RUNNING)
     assert finished.returncode == 0 and finished.stdout == ""
-    first, *others = finished.stderr.splitlines()
+    first, second, *_ = finished.stderr.splitlines()
     assert first == "warning: mind it"
-    assert "UserWarning: outside" in others[0]
+    assert "UserWarning: outside" in second
 
 
 def test_reader_of_the_output_that_leaves_is_no_error():
-    code = stub("[print(i) for i in range(10**6)]")
-    with subprocess.Popen([sys.executable, "-c", code], **RUNNING) as running:
+    endless = script("[print(i) for i in range(10**6)]")
+    with subprocess.Popen(endless, **RUNNING) as running:
         assert running.stdout.readline() == "0\n"
         running.stdout.close()
         assert running.stderr.read() == ""
@@ -170,42 +139,33 @@ def test_reader_of_the_output_that_leaves_is_no_error():
 
 
 def test_full_device_behind_stdout_is_one_line():
-    code = stub("print()")
     with Path("/dev/full").open("w") as full:
-        running = RUNNING | {"stdout": full}
-        finished = subprocess.run([sys.executable, "-c", code], **running)
+        finished = subprocess.run(script("print()"), **RUNNING | {"stdout": full})
     assert finished.returncode == 1
     (line,) = finished.stderr.strip().splitlines()
     assert line.startswith("cannot go on: [Errno 28]")
 
 
-def test_interruption_of_a_process_is_one_line():
-    code = stub("print('begun') or time.sleep(60)")
-    with subprocess.Popen(
-        [sys.executable, "-c", code],
-        **RUNNING,
-        # Jobs in the background ignore Ctrl-C, and so would their children.
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
-    ) as running:
-        assert running.stdout.readline() == "begun\n"
-        running.send_signal(signal.SIGINT)
-        assert running.stderr.read() == "\ninterrupted\n"
-    assert running.returncode == 130
-
-
 @pytest.mark.parametrize("level", [None, "0"])
-def test_tensorflow_starts_quietly_unless_its_lines_are_asked_for(level, tmp_path):
+@pytest.mark.parametrize(
+    ("ending", "status"),
+    [("", 0), ("raise ImportError('no')", 1), ("os.abort()", -SIGABRT)],
+)
+def test_tensorflow_starts_quietly_unless_it_fails_or_its_lines_are_asked_for(
+    ending, status, level, tmp_path
+):
     """They come from C++, past Python's own stderr."""
     (tmp_path / "tensorflow.py").write_text(
-        "import os; os.write(2, b'chatter in C++\\n');"
-        "from types import SimpleNamespace as N; config = N(list_physical_devices=list)"
+        f"import os, types; os.write(2, b'said in C++\\n'); {ending}\n"
+        "config = types.SimpleNamespace(list_physical_devices=list)"
     )
-    main = "[__import__('tensorflow'), print(file=sys.stderr)]"
-    code = stub(main).replace(STUBBED, "")
-    environment = RUNNING["env"] | {"PYTHONPATH": str(tmp_path)}
+    environment = RUNNING["env"] | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
     if level:
         environment["TF_CPP_MIN_LOG_LEVEL"] = level
-    running = RUNNING | {"env": environment}
-    finished = subprocess.run([sys.executable, "-c", code], **running)
-    assert finished.returncode == 0
-    assert finished.stderr == ("chatter in C++\n\n" if level else "\n")
+    *command, code = script("__import__('tensorflow')")
+    code = code.replace('sys.modules["tensorflow"]', "unused")
+    finished = subprocess.run([*command, code], **RUNNING | {"env": environment})
+    assert finished.returncode == status
+    assert ("said in C++" in finished.stderr) == (status != 0 or level == "0")
+    if status == 1:
+        assert finished.stderr.endswith("ImportError: no\n")

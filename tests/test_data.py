@@ -1,10 +1,7 @@
 """Data by name, from a file and from Keras's cache."""
 
-import pickle
 import socket
 import urllib.request
-import zipfile
-from functools import partial
 from pathlib import Path
 
 import keras
@@ -47,10 +44,6 @@ def assert_valid(loaded):
     assert (loaded.epochs, loaded.fine_tune_epochs) == (20, 10)
 
 
-def test_npz_in_keras_layout(npz):
-    assert_valid(data.load(npz()))
-
-
 def test_float_colour_images_and_label_columns(npz):
     images = np.random.default_rng(0).random((6, 4, 5, 3))
     column = np.uint8([[0], [1], [2], [0], [1], [255]])
@@ -67,9 +60,7 @@ def test_digits_are_the_size_of_mnist():
     assert train_images.shape == (1437, 28, 28, 1)
     assert test_images.shape == (360, 28, 28, 1)
     assert (train_images.min(), train_images.max()) == (0, 1)
-    for margin in (slice(2), slice(-2, None)):
-        assert not train_images[:, margin].any()
-        assert not train_images[:, :, margin].any()
+    assert not train_images[:, :2].any()  # the margin
     np.testing.assert_allclose(test_labels.sum(axis=0), 36, atol=1)  # stratified
     np.testing.assert_array_equal(train_labels.sum(axis=1), 1)
     assert (digits.epochs, digits.fine_tune_epochs) == (40, 30)  # they are few
@@ -77,36 +68,27 @@ def test_digits_are_the_size_of_mnist():
 
 def test_data_in_place_of_mnist_are_named(npz, tmp_path, monkeypatch, capsys):
     """A file of MNIST's name and shape is MNIST."""
-    path = npz()
-    assert data.load_data(path).name == path
-    assert capsys.readouterr().out == f"[INFO] using {path} instead of MNIST\n"
-    mnist = Path(path).replace(tmp_path / "mnist.npz")
-    assert data.load_data(str(mnist)).name == str(mnist)
+    mnist = str(Path(npz()).rename(tmp_path / "mnist.npz"))
+    loaded = data.load_data(mnist)
+    assert_valid(loaded)
+    assert loaded.name == mnist
     assert capsys.readouterr().out == f"[INFO] using {mnist} instead of MNIST\n"
     monkeypatch.setattr(data, "_MNIST_SHAPE", (6, 4, 5, 1))
-    assert data.load_data(str(mnist)).name == "mnist"
+    assert data.load_data(mnist).name == "mnist"
     assert capsys.readouterr().out == ""
-
-
-def images_of(shape, dtype=np.uint8, value=0):
-    return np.full(shape, value, dtype)
 
 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
         ({"y_test": None}, "y_test"),
-        ({"x_train": images_of((6, 4))}, r"x_train .*\(6, 4\)"),
-        ({"x_train": images_of((6, 4, 5), "U1")}, "x_train .*<U1"),
-        ({"x_train": images_of((6, 4, 5), float, np.nan)}, "x_train .*nan"),
-        ({"x_test": images_of((2, 4, 5), int, -1)}, "x_test .*-1"),
-        ({"x_test": images_of((2, 4, 6))}, "x_test .*shape"),
-        ({"y_train": images_of(6, float, np.nan)}, "y_train .*float64"),
-        ({"y_train": images_of((6, 3))}, r"y_train .*\(6, 3\)"),
-        ({"y_train": images_of(6, int, -1)}, "y_train .*-1"),
-        ({"y_train": images_of(6)}, "y_train .*two or more .*0"),
-        ({"y_test": images_of(2, int, 3)}, "y_test .*0 to 2, .*got 3"),
-        ({"y_train": np.array([None] * 6)}, "pickled"),
+        ({"x_train": np.zeros((6, 4))}, r"x_train .*\(6, 4\)"),
+        ({"x_train": np.full((6, 4, 5), np.nan)}, "x_train .*nan"),
+        ({"x_test": np.zeros((2, 4, 6))}, "x_test .*shape"),
+        ({"y_train": np.zeros(6)}, "y_train .*float64"),
+        ({"y_train": np.full(6, -1)}, "y_train .*-1"),
+        ({"y_train": np.zeros(6, int)}, "y_train .*two or more .*0"),
+        ({"y_test": np.full(2, 3)}, "y_test .*0 to 2, .*got 3"),
     ],
 )
 def test_wrong_arrays_are_named(npz, changed, message):
@@ -122,9 +104,8 @@ class Bomb:
         return pytest.fail, ("the file's code was run",)
 
 
-def write_pickled_member(path):
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("x_train.npy", pickle.dumps(Bomb()))
+def write_pickled(path):
+    np.savez(path, **VALID | {"x_train": np.array([Bomb()])})
 
 
 def write_torn(path):
@@ -134,16 +115,7 @@ def write_torn(path):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize(
-    "write",
-    [
-        Path.absolute,  # there is no file
-        Path.mkdir,
-        partial(Path.write_bytes, data=pickle.dumps(Bomb())),
-        write_pickled_member,
-        write_torn,
-    ],
-)
+@pytest.mark.parametrize("write", [Path.mkdir, write_pickled, write_torn])
 def test_files_that_are_no_npz(tmp_path, write):
     path = tmp_path / "data.npz"
     write(path)
@@ -153,12 +125,12 @@ def test_files_that_are_no_npz(tmp_path, write):
 
 
 def test_integers_that_are_all_small_are_warned_of(npz):
-    path = npz(x_train=images_of((6, 4, 5), value=16))
+    sixteens = np.full((6, 4, 5), 16)
     with pytest.warns(UserWarning, match="x_train .*integers up to 16 only"):
-        images, _ = data.load(path).train
+        images, _ = data.load(npz(x_train=sixteens)).train
     np.testing.assert_allclose(images, 16 / 255)
     with no_warning():
-        data.load(npz(x_train=images_of((6, 4, 5))))  # black says nothing
+        data.load(npz(x_train=0 * sixteens))  # black says nothing
 
 
 @pytest.fixture
@@ -178,18 +150,13 @@ def use_proxy(monkeypatch, address):
         monkeypatch.setenv(name, address)
 
 
-@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10"])
-def test_data_that_cannot_be_downloaded(home, name, capsys):
+def test_data_that_cannot_be_downloaded(home, capsys):
     for _ in range(2):  # also where the first try has left an empty folder
-        with pytest.raises(ConnectionError, match=f"{name} is neither cached") as error:
-            data.load(name)
-        assert "refused" in str(error.value) and "\n" not in str(error.value)
-    assert socket.getdefaulttimeout() is None
-    with pytest.raises(SystemExit) as exit:
-        data.load_data(name)
-    assert exit.value.code == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert f"error: --data: {name} is neither cached" in line
+        with pytest.raises(SystemExit, match="2"):
+            data.load_data("fashion_mnist")
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "error: --data: fashion_mnist is neither cached" in line
+        assert "refused" in line
 
 
 def test_without_a_choice_and_mnist_it_is_digits(home):
@@ -201,9 +168,8 @@ def test_without_a_choice_and_mnist_it_is_digits(home):
 def test_damaged_cached_mnist_is_named_and_no_other_data_are_used(chosen, home, capsys):
     path = home / "datasets" / "mnist.npz"
     path.write_bytes(b"PK\3\4 torn")
-    with pytest.raises(SystemExit) as exit:
+    with pytest.raises(SystemExit, match="2"):
         data.load_data(chosen)
-    assert exit.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert f"error: --data: {path} was damaged" in line and "refused" in line
 
@@ -214,13 +180,12 @@ def test_download_that_stalls_is_given_up(home, monkeypatch):
         use_proxy(monkeypatch, f"http://127.0.0.1:{silent.getsockname()[1]}")
         with pytest.raises(ConnectionError, match="timed out"):
             data.load("mnist")
+    assert socket.getdefaulttimeout() is None
 
 
-def test_data_come_from_keras_with_a_time_limit(home, monkeypatch):
+def test_data_come_from_keras(home, monkeypatch):
     def load_data():
-        assert socket.getdefaulttimeout() == 15
         return (VALID["x_train"], VALID["y_train"]), (VALID["x_test"], VALID["y_test"])
 
     monkeypatch.setattr(keras.datasets.cifar10, "load_data", load_data)
     assert_valid(data.load("cifar10"))
-    assert socket.getdefaulttimeout() is None

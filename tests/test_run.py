@@ -1,15 +1,14 @@
-"""Runs in this process: their folder, their figures, and how they go on."""
+"""The scripts: the story they tell, a run's folder and figures, and how it goes on."""
 
 import contextlib
-import csv
 import errno
 import importlib
 import json
 import math
+import os
 import re
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import keras
@@ -17,21 +16,26 @@ import numpy as np
 import pytest
 from conftest import build_classifier, network_of
 
-from pyimagesearch.experiment import console, options, run
+from pyimagesearch.experiment import console, files, options, run
 from pyimagesearch.experiment.data import Data
+from pyimagesearch.experiment.defence import check_defence
 from pyimagesearch.simplecnn import SimpleCNN
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 FIRST = "train_adversarial_defense"
 SECOND = "train_mixed_adversarial_defense"
-RECIPE = "pyimagesearch.training.__main__"
+PARSERS = {FIRST: options.parse_options, SECOND: options.parse_mixed_options}
 NETWORKS = {"trained.keras", "defended.keras"}
 FILES = NETWORKS | {"history.csv", "results.json"}
-# Command, history and trained network; then defended network, history and results.
-SAVES = range(1, 7)
-
-network = partial(build_classifier, (8, 8, 1))
+PICTURES = {
+    "accuracy.png",
+    "adversaries_trained.png",
+    "adversaries_defended.png",
+    "steps_trained.png",
+    "steps_defended.png",
+}
+MNIST_NPZ = os.environ.get("MNIST_NPZ")
 
 
 class PowerLoss(BaseException):
@@ -59,31 +63,37 @@ def leave_out(*arguments, **settings):
 
 @pytest.fixture
 def run_script(tiny_data, monkeypatch, capsys):
-    """Return a function that runs a script in this process, by default a short run."""
+    """Return a function that makes a short run of a script in this process."""
+    monkeypatch.setattr(run, "check_defence", leave_out)
+    monkeypatch.setattr(run, "save_pictures", leave_out)
+    monkeypatch.syspath_prepend(ROOT)
 
-    def run_script(script, *arguments, is_whole=False):
-        monkeypatch.syspath_prepend(ROOT)
+    def run_script(script, *arguments):
         module = importlib.import_module(script)
-        short = ["--data", tiny_data, "--epochs", 2, "--quiet"]
-        name = f"{script.replace('.', '/')}.py"
-        if script == RECIPE:
-            parse = module.parse_options
-        else:
-            parse = module.__dict__.get("parse_mixed_options", options.parse_options)
-            short += ["--fine-tune-epochs", 2]
-        monkeypatch.setattr(sys, "argv", [name, *map(str, [*short, *arguments])])
+        short = ["--data", tiny_data, "--epochs", 2, "--fine-tune-epochs", 2, "--quiet"]
+        argv = [f"{script}.py", *map(str, [*short, *arguments])]
+        monkeypatch.setattr(sys, "argv", argv)
         status = 0
-        with monkeypatch.context() as patch:
-            if not is_whole:
-                patch.setattr(run, "check_defence", leave_out)
-                patch.setattr(run, "save_pictures", leave_out)
-            try:
-                console.run_script(module.main, parse, module.__doc__)
-            except SystemExit as exit:
-                status = exit.code
+        try:
+            console.run_script(module.main, PARSERS[script], module.__doc__)
+        except SystemExit as exit:
+            status = exit.code
         return status, *capsys.readouterr()
 
     return run_script
+
+
+def run_process(command, **environment):
+    """Run a script in a process of its own."""
+    environment = os.environ | environment
+    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)  # TensorFlow's start-up lines
+    return subprocess.run(
+        [sys.executable, *map(str, command)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=environment,
+    )
 
 
 def one_line(error):
@@ -95,13 +105,8 @@ def read_results(path):
     return json.loads((path / "results.json").read_text())
 
 
-def read_table(path):
-    with path.open() as file:
-        return list(csv.DictReader(file))
-
-
 def history(path):
-    return [row | {"seconds": None} for row in read_table(path / "history.csv")]
+    return [row | {"seconds": None} for row in files.read_table(path / "history.csv")]
 
 
 def contents(path):
@@ -122,13 +127,13 @@ def check_files(path):
         elif file.suffix == ".json":
             json.loads(file.read_text())
         elif file.suffix == ".csv":
-            for row in read_table(file):
+            for row in files.read_table(file):
                 assert None not in {*row, *row.values()}
 
 
 @contextlib.contextmanager
-def failing(monkeypatch, save, error, torn):
-    """Let a run's n-th save end in an error: half-written, or before its rename."""
+def failing(monkeypatch, save, error):
+    """Let a run's n-th save end in an error, half-written."""
     replace = Path.replace
     count = 0
 
@@ -137,8 +142,7 @@ def failing(monkeypatch, save, error, torn):
         count += 1
         if count < save:
             return replace(path, target)
-        if torn:
-            path.write_bytes(b"PK\3\4 torn")
+        path.write_bytes(b"PK\3\4 torn")
         if isinstance(error, PowerLoss):
             patch.setattr(Path, "unlink", leave_out)
         raise error
@@ -146,194 +150,197 @@ def failing(monkeypatch, save, error, torn):
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", replace_until_failure)
         yield
-    assert count == save
-
-
-def lose_power_in_fine_tuning(monkeypatch):
-    """Let a run end after the first epoch of its fine-tuning."""
-    make_phase = run.Run.phase
-
-    def phase(self, name):
-        callback = make_phase(self, name)
-        begin = callback.on_epoch_begin
-
-        def on_epoch_begin(epoch, logs=None):
-            if name == "fine-tuning" and epoch == 1:
-                raise PowerLoss
-            begin(epoch, logs)
-
-        callback.on_epoch_begin = on_epoch_begin
-        return callback
-
-    monkeypatch.setattr(run.Run, "phase", phase)
 
 
 def printed_figures(printed):
     return re.findall(r"\[INFO\] (.*):\n\[INFO\] loss: (\S+), acc: (\S+)", printed)
 
 
-@pytest.mark.parametrize("script", [FIRST, SECOND])
-def test_finished_run_and_the_same_in_another_process(script, run_script, tmp_path):
-    path = tmp_path / "run"
-    more = ["--seed", "3", "--fine-tune-epochs", "1", "--output", path]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "matplotlib", None)
-        status, printed, _ = run_script(script, *more, is_whole=True)
-    assert status == 0
-    assert "pip install matplotlib" in printed
-    assert set(contents(path)) == FILES
+@pytest.mark.parametrize(
+    ("script", "saves"),
+    # Command, history and trained network; then defended network, history and results.
+    [(FIRST, range(1, 7)), (SECOND, [4])],
+)
+def test_run_killed_at_any_save_goes_on(
+    script, saves, run_script, tmp_path, monkeypatch
+):
+    """Also one that replaces another run, from whose network it must not go on."""
+    monkeypatch.setattr(SimpleCNN, "build", small_network)
+    whole = tmp_path / "whole"
+    run_script(script, "--output", whole)
+    expected = outcome(whole)
+    assert expected[2] == FILES
+    for save in saves:
+        path = tmp_path / str(save)
+        path.mkdir()
+        for name in NETWORKS:
+            build_classifier((8, 8, 1)).save(path / name)
+        (path / "results.json").write_text("{}")
+        with pytest.raises(PowerLoss), failing(monkeypatch, save, PowerLoss()):
+            run_script(script, "--force", "--output", path)
+        check_files(path)
+        status, printed, error = run_script(script, "--force", "--output", path)
+        assert status == 0, error
+        printed = printed.rpartition("loading MNIST")[2]  # of the last run
+        assert ("training network" in printed) == (save <= 3)
+        assert (f"going on from {path / 'trained.keras'}" in printed) == (save > 3)
+        assert outcome(path) == expected
+
+
+# What the scripts print, without any figures; {} stands where they differ.
+STORY = """[INFO] loading MNIST dataset...
+{}[INFO] compiling model...
+[INFO] training network...
+[INFO] normal testing images:
+LOSS
+[INFO] generating adversarial examples with FGSM...
+
+[INFO] adversarial testing images:
+LOSS
+[INFO] re-compiling model...
+{}
+[INFO] normal testing images *after* fine-tuning:
+LOSS
+[INFO] adversarial images *after* fine-tuning:
+LOSS
+[INFO] fresh adversarial images, FGSM:
+LOSS
+[INFO] fresh adversarial images, FGSM, clipped to valid images:
+LOSS
+[INFO] fresh adversarial images, PGD, clipped, first {}:
+LOSS
+[INFO] fresh adversarial images, Square attack, clipped, first 200:
+LOSS
+[INFO] in short: the network is right on 0% of the adversarial images made before
+[INFO] fine-tuning, on 0% of fresh ones of the same kind, on 0% of stronger ones
+{}"""
+FIRST_TUNING = "[INFO] fine-tuning network on adversarial examples...\n"
+SECOND_TUNING = """[INFO] creating mixed data generator...
+[INFO] fine-tuning network on dynamic mixed data...
+"""
+SEEN = "[INFO] fine-tuning has seen these test images; --honest keeps them unseen\n"
+
+
+def story(stdout):
+    """Return a script's own lines, without Keras's and without figures."""
+    text = re.sub(r"(Downloading |Epoch \d+/|\d+/\d+ - ).*\n", "", stdout)
+    text = re.sub(r"\[INFO\] loss: \d+\.\d{4}, acc: \d\.\d{4}\n", "LOSS", text)
+    return re.sub(r"[\d.]+%", "0%", text)
+
+
+def check_run(script, given, expected_story, path, **environment):
+    """Check a run's story, figures and files, and that another has the same figures."""
+    command = [f"{script}.py", "--seed", 3, *given]
+    finished = run_process([*command, "--output", path], **environment)
+    assert finished.returncode == 0, finished.stderr
+    told = story(finished.stdout).partition("[INFO] saved 5 pictures")[0]
+    assert told == expected_story
+    figures = printed_figures(finished.stdout)
+    accuracies = [float(accuracy) for _, _, accuracy in figures]
+    normal, attacked, _, attacked_after, fgsm, clipped, pgd, square = accuracies
+    assert normal >= 0.92
+    assert attacked <= 0.30
+    assert attacked_after >= attacked + 0.3
+    assert fgsm < attacked_after
+    assert pgd < clipped
+    printed = [float(share) for share in re.findall(r"([\d.]+)%", finished.stdout)]
+    expected = [100 * share for share in (attacked_after, fgsm, min(pgd, square))]
+    np.testing.assert_allclose(printed, expected, atol=0.06)
+
+    check_files(path)
+    assert set(contents(path)) == FILES | PICTURES
     saved = read_results(path)
     assert saved["settings"]["script"] == f"{script}.py"
     assert saved["settings"]["--seed"] == 3
     assert saved["versions"]["keras"] == keras.__version__
     assert saved["seconds"]["run"] > saved["seconds"]["training"] > 0
     assert saved["seconds"]["fine-tuning"] > 0
-    assert saved["published"] == {}
-    figures = printed_figures(printed)
-    assert len(figures) == 8
     assert figures == [
         (what, f"{figures['loss']:.4f}", f"{figures['accuracy']:.4f}")
         for what, figures in saved["figures"].items()
     ]
-    assert ("has seen these test images" in printed) == (script == FIRST)
     rows = history(path)
-    epochs = [("training", "1"), ("training", "2"), ("fine-tuning", "1")]
-    assert [(row["phase"], row["epoch"]) for row in rows] == epochs
-    normal = saved["figures"]["normal testing images"]["accuracy"]
-    assert float(rows[1]["val_accuracy"]) == pytest.approx(normal)
+    assert {row["phase"] for row in rows} == {"training", "fine-tuning"}
+    last = [row for row in rows if row["phase"] == "training"][-1]
+    assert last["epoch"] == str(saved["settings"]["--epochs"])
+    assert float(last["val_accuracy"]) == pytest.approx(normal, abs=1e-4)
 
-    command = [sys.executable, *sys.argv[:-2]]
     if script == SECOND:  # from the trained network
         command += ["--model", path / "trained.keras"]
-    other = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert ("training network" in other.stdout) == (script == FIRST)
-    assert printed_figures(other.stdout) == figures, other.stderr
+    again = run_process(command, **environment)
+    assert ("training network" in again.stdout) == (script == FIRST)
+    assert printed_figures(again.stdout) == figures, again.stderr
+    return finished
 
 
-def test_run_killed_at_any_save_goes_on(run_script, start, tmp_path, monkeypatch):
-    """Also one that replaces another run, from whose network it must not go on."""
-    more = ["--model", start, "--force", "--output"]
-    whole = tmp_path / "whole"
-    run_script(FIRST, *more, whole)
-    expected = outcome(whole)
-    assert expected[2] == FILES
-    for save in SAVES:
-        path = tmp_path / str(save)
-        path.mkdir()
-        for name in NETWORKS:
-            network().save(path / name)
-        (path / "results.json").write_text("{}")
-        torn = failing(monkeypatch, save, PowerLoss(), torn=save % 2 == 0)
-        with torn, pytest.raises(PowerLoss):
-            run_script(FIRST, *more, path)
-        check_files(path)
-        status, printed, error = run_script(FIRST, *more, path)
-        assert status == 0, error
-        is_going_on = "going on from" in printed.rpartition("loading MNIST")[2]
-        assert is_going_on == (save > 3)
-        assert outcome(path) == expected
-    status, printed, _ = run_script(FIRST, *more, whole)  # which is finished
-    assert status == 0 and "going on from" in printed
-    assert outcome(whole) == expected
+def test_without_data_and_network_the_first_tells_the_story_on_digits(tmp_path):
+    proxies = ("http_proxy", "https_proxy", "HTTPS_PROXY")
+    offline = dict.fromkeys(proxies, "http://127.0.0.1:9")
+    homes = dict.fromkeys(("HOME", "KERAS_HOME"), str(tmp_path))
+    given = ["--batch-size", 16, "--epochs", 6, "--fine-tune-epochs", 6]
+    expected = STORY.format("", FIRST_TUNING, "360", SEEN)
+    finished = check_run(FIRST, given, expected, tmp_path / "run", **offline, **homes)
+    (warning,) = finished.stderr.splitlines()
+    assert warning.startswith("warning: mnist is neither cached nor downloadable")
+    assert warning.endswith("; using scikit-learn's digits instead")
+    # Piped, an epoch is one line besides its number.
+    assert finished.stdout.count("Epoch ") == 6 + 6
+    assert finished.stdout.count("s/step - ") == 6 + 6
+    assert "\b" not in finished.stdout and "\r" not in finished.stdout
 
 
-@pytest.mark.parametrize("script", [FIRST, SECOND, RECIPE])
-def test_run_killed_in_its_fine_tuning_goes_on(
-    script, run_script, start, tmp_path, monkeypatch
-):
-    whole = tmp_path / "whole"
-    killed = tmp_path / "killed"
-    more = [start] if script == RECIPE else []
-    monkeypatch.setattr(SimpleCNN, "build", small_network)
-    assert run_script(script, *more, "--output", whole)[0] == 0
-    with monkeypatch.context() as patch, pytest.raises(PowerLoss):
-        lose_power_in_fine_tuning(patch)
-        run_script(script, *more, "--output", killed)
-    assert set(contents(killed)) == FILES - {"defended.keras"}
-    check_files(killed)
-    status, printed, error = run_script(script, *more, "--output", killed)
-    assert status == 0, error
-    going_on = printed.partition(f"going on from {killed / 'trained.keras'}\n")[2]
-    assert "fine-tuning network" in going_on
-    assert "training network" not in going_on
-    assert outcome(killed) == outcome(whole)
+@pytest.mark.skipif(not MNIST_NPZ, reason="MNIST_NPZ names no file")
+def test_the_second_tells_the_story_on_some_of_mnist(tmp_path):
+    path = tmp_path / "some.npz"
+    with np.load(MNIST_NPZ) as mnist:
+        train = {name: mnist[name][:9_600] for name in ("x_train", "y_train")}
+        test = {name: mnist[name][:500] for name in ("x_test", "y_test")}
+        np.savez(path, **train, **test)
+    given = ["--data", path, "--batch-size", 32]
+    given += ["--epochs", 2, "--fine-tune-epochs", 1]
+    used = f"[INFO] using {path} instead of MNIST\n"
+    expected = STORY.format(used, SECOND_TUNING, "500", "")
+    finished = check_run(SECOND, given, expected, tmp_path / "run")
+    assert finished.stderr == ""
 
 
 def test_another_command_is_refused_until_force(run_script, start, tmp_path):
     path = tmp_path / "run"
     wrong = tmp_path / "wrong.keras"
-    network(classes=5).save(wrong)
-    more = ["--output", path, "--model", start]
-    assert run_script(FIRST, *more)[0] == 0
+    build_classifier((8, 8, 1), classes=5).save(wrong)
+    given = ["--output", path, "--model", start]
+    assert run_script(FIRST, *given)[0] == 0
     before = contents(path)
     for script, changed in [(FIRST, ["--seed", 1]), (SECOND, [])]:
-        status, _, error = run_script(script, *more, *changed)
+        status, _, error = run_script(script, *given, *changed)
         assert status == 2
         assert f"{path} holds another run's results.json" in one_line(error)
         assert "--force" in error
-        assert contents(path) == before
-    assert run_script(FIRST, *more, "--model", wrong, "--force")[0] == 2
+    assert run_script(FIRST, *given, "--model", wrong, "--force")[0] == 2
     assert contents(path) == before
-    assert run_script(FIRST, *more, "--seed", 1, "--force")[0] == 0
+    assert run_script(FIRST, *given, "--seed", 1, "--force")[0] == 0
     assert read_results(path)["settings"]["--seed"] == 1
 
 
-@pytest.mark.parametrize("name", [*sorted(FILES), "accuracy.png"])
+@pytest.mark.parametrize("name", ["results.json", "trained.keras", "accuracy.png"])
 def test_somebody_elses_file_is_not_overwritten(name, run_script, start, tmp_path):
     (tmp_path / name).write_text("precious")
-    more = ["--output", tmp_path, "--model", start]
-    status, _, error = run_script(FIRST, *more)
+    status, _, error = run_script(FIRST, "--output", tmp_path, "--model", start)
     assert status == 2 and name in one_line(error)
     assert contents(tmp_path) == {name: b"precious"}
 
 
-@pytest.mark.parametrize(
-    ("name", "more", "expected"),
-    [
-        ("results.json", [], 2),
-        ("results.json", ["--force"], 1),
-        ("trained.keras", ["--force"], 1),
-    ],
-)
-def test_folder_of_odd_things_is_one_line(
-    name, more, expected, run_script, start, tmp_path
+def test_full_disk_is_one_line_and_leaves_whole_files(
+    run_script, start, tmp_path, monkeypatch
 ):
-    (tmp_path / name).mkdir()
-    more = ["--output", tmp_path, "--model", start, *more]
-    status, _, error = run_script(FIRST, *more)
-    assert status == expected
-    assert name in one_line(error)
-
-
-@pytest.mark.parametrize(
-    ("error", "status", "says"),
-    [
-        (
-            OSError(errno.ENOSPC, "No space left on device"),
-            1,
-            "No space left on device",
-        ),
-        (KeyboardInterrupt(), 130, "interrupted"),
-    ],
-)
-def test_full_disk_and_interruption_are_one_line(
-    error, status, says, run_script, start, tmp_path, monkeypatch
-):
-    more = ["--output", tmp_path, "--model", start]
-    with failing(monkeypatch, 3, error, torn=True):
-        got, _, line = run_script(FIRST, *more)
-    assert got == status
+    error = OSError(errno.ENOSPC, "No space left on device")
+    with failing(monkeypatch, 3, error):
+        status, _, line = run_script(FIRST, "--output", tmp_path, "--model", start)
+    assert status == 1
     hint = "; the same command goes on from the last finished phase"
-    assert one_line(line).endswith(says + hint)
+    assert one_line(line).endswith(f"No space left on device{hint}")
     assert set(contents(tmp_path)) == FILES - NETWORKS
-
-
-def test_network_that_would_be_replaced_is_refused(run_script, tmp_path):
-    path = tmp_path / "trained.keras"
-    network().save(path)
-    for script, model in [(FIRST, ["--model", path]), (RECIPE, [path])]:
-        status, _, error = run_script(script, *model, "--output", tmp_path, "--force")
-        assert status == 2 and "--model must not be replaced" in one_line(error)
+    check_files(tmp_path)
 
 
 PUBLISHED = {
@@ -346,19 +353,16 @@ PUBLISHED = {
 def finish(start, monkeypatch, capsys):
     """Return a function that ends a script's run with made-up figures."""
 
-    def finish(script, path, *arguments, data="mnist"):
+    def finish(script, path, *arguments, data="mnist", least_loss=1.25):
         argv = [f"{script}.py", "--output", str(path), *map(str, arguments)]
         monkeypatch.setattr(sys, "argv", argv)
         monkeypatch.setattr(run, "check_defence", leave_out)
         monkeypatch.setattr(run, "save_pictures", leave_out)
-        parse = (
-            options.parse_options if script == FIRST else options.parse_mixed_options
-        )
         images = np.zeros((64, 8, 8, 1), np.float32)
         split = (images, images)
-        begun = run.Run(parse("a script"), Data(data, split, split))
+        begun = run.Run(PARSERS[script]("a script"), Data(data, split, split))
         for number in range(5):
-            begun.show(f"images {number}", 1.25 + number, 0.125 * number)
+            begun.show(f"images {number}", least_loss + number, 0.125 * number)
         model = keras.saving.load_model(start)
         begun.save_trained(model)
         begun.finish(model, split)
@@ -380,42 +384,34 @@ def test_published_figures_stand_beside_a_tutorials_run(script, finish, tmp_path
         assert saved[what] == {"loss": loss, "accuracy": accuracy}
 
 
-def test_other_runs_have_no_published_figures(finish, start, tmp_path):
-    for name, script, more, data in [
-        ("model", FIRST, ["--model", start], "mnist"),
-        ("data", FIRST, [], "faces.npz"),
-        ("honest", FIRST, ["--honest"], "mnist"),
-        ("split", SECOND, ["--split", 0.4], "mnist"),
-        ("eps", SECOND, ["--eps", 0.2], "mnist"),
-    ]:
-        printed, saved = finish(script, tmp_path / name, *more, data=data)
-        assert "published" not in printed and saved == {}, name
-
-
-def nan_network():
-    model = network()
-    model.set_weights([weights * np.nan for weights in model.get_weights()])
-    return model
-
-
 @pytest.mark.parametrize(
-    ("build", "message"),
+    ("script", "option", "data"),
     [
-        (partial(network, classes=1), r"3 classes .*\(1,\)"),
-        (partial(network, activation=None), "probabilities"),
-        (build_classifier, r"images of shape \(8, 8, 1\).*6, 6, 1\)"),
-        (nan_network, "probabilities.* nan"),
-        (
-            partial(keras.layers.Dense, 3),
-            "must be a Keras model of one output, got .*Dense",
-        ),
+        (FIRST, "--honest", "mnist"),
+        (FIRST, "--model=START", "mnist"),
+        (FIRST, "--quiet", "faces.npz"),
+        (SECOND, "--split=0.4", "mnist"),
     ],
 )
-def test_network_that_does_not_fit_is_one_line(build, message, run_script, tmp_path):
-    keras.saving.save_model(build(), tmp_path / "model.keras")
-    status, _, error = run_script(SECOND, "--model", tmp_path / "model.keras")
-    assert status == 2
-    assert re.search(rf"model.keras\b.*{message}", one_line(error))
+def test_other_runs_have_no_published_figures(
+    script, option, data, finish, start, tmp_path
+):
+    option = option.replace("START", str(start))
+    printed, saved = finish(script, tmp_path, option, data=data)
+    assert "published" not in printed and saved == {}
+
+
+def test_network_that_does_not_fit_is_one_line(run_script, tmp_path):
+    logits = build_classifier((8, 8, 1), activation=None)
+    layer = keras.layers.Dense(3)
+    for model, message in [
+        (logits, "must return probabilities"),
+        (layer, "must be a Keras model of one output, got .*Dense"),
+    ]:
+        keras.saving.save_model(model, tmp_path / "model.keras")
+        status, _, error = run_script(SECOND, "--model", tmp_path / "model.keras")
+        assert status == 2
+        assert re.search(f"model.keras {message}", one_line(error))
 
 
 @pytest.mark.parametrize(
@@ -423,71 +419,44 @@ def test_network_that_does_not_fit_is_one_line(build, message, run_script, tmp_p
     [(FIRST, 1e-3, set()), (SECOND, 1e-4, FILES - {"defended.keras"})],
 )
 def test_training_that_diverges_is_one_line(
-    script, rate, left, run_script, start, tmp_path, monkeypatch
+    script, rate, left, run_script, tmp_path, monkeypatch
 ):
     def optimizer(learning_rate):
         return keras.optimizers.SGD(math.inf if learning_rate == rate else 1e-3)
 
+    monkeypatch.setattr(SimpleCNN, "build", small_network)
     monkeypatch.setattr(keras.optimizers, "Adam", optimizer)
-    more = [] if script == FIRST else ["--model", start]
-    status, _, error = run_script(script, *more, "--output", tmp_path)
+    status, _, error = run_script(script, "--output", tmp_path)
     assert status == 1
-    assert "diverged" in one_line(error)
+    assert "training has diverged" in one_line(error)
     assert set(contents(tmp_path)) == left
 
 
-def test_figure_that_is_nan_is_refused(finish, tmp_path, monkeypatch):
-    def check_defence(model, test, run):
-        run.show("fresh images", float("nan"), 0.1)
-
-    finish(FIRST, tmp_path)
-    monkeypatch.setattr(sys.modules[__name__], "leave_out", check_defence)
-    with pytest.raises(FloatingPointError, match="loss on fresh images is nan"):
-        finish(FIRST, tmp_path)
+def test_figure_that_is_nan_is_refused(finish, tmp_path):
+    with pytest.raises(FloatingPointError, match="loss on images 0 is nan"):
+        finish(FIRST, tmp_path, least_loss=math.nan)
 
 
-def test_batch_larger_than_the_data_is_one_line(run_script, start):
-    more = ["--model", start, "--batch-size"]
-    for script in (FIRST, SECOND):
-        status, _, error = run_script(script, *more, 201)
-        assert status == 2
-        assert "--batch-size must be at most 200" in one_line(error)
-        assert error.endswith("got 201 (see --help)\n")
-    assert run_script(SECOND, *more, 200)[0] == 0
-
-
-def test_data_of_any_size_make_a_run(run_script, tmp_path):
-    """One pixel of two channels, two classes, one test image."""
-    path = tmp_path / "tiny.npz"
-    images = np.uint8([[[[0, 200]]], [[[255, 0]]], [[[7, 8]]]])
-    arrays = {"x_train": images, "y_train": [0, 1, 1]}
-    np.savez(path, **arrays, x_test=images[:1], y_test=[0])
-    folder = tmp_path / "run"
-    more = ["--data", path, "--batch-size", 2]
-    assert run_script(SECOND, *more, "--split", 0)[0] == 0
-    more += ["--honest", "--output", folder]
-    status, printed, error = run_script(FIRST, *more, is_whole=True)
-    assert status == 0, error
-    assert "has seen these test images" not in printed
-    assert "saved 5 pictures" in printed
-    check_files(folder)
-    pictures = "adversaries_trained steps_trained adversaries_defended steps_defended"
-    written = FILES | {f"{name}.png" for name in ("accuracy", *pictures.split())}
-    assert set(contents(folder)) == written
-    assert all(contents(folder).values())
+def test_batch_larger_than_the_data_is_one_line(run_script):
+    status, _, error = run_script(FIRST, "--batch-size", 201)
+    assert status == 2
+    assert "--batch-size must be at most 200" in one_line(error)
 
 
 def test_honest_fine_tuning_has_not_seen_the_test_images(
-    tiny_data, run_script, start, tmp_path
+    tiny_data, run_script, start, tmp_path, monkeypatch
 ):
     """Where the test images have other labels than such images in the training."""
     path = tmp_path / "shifted.npz"
     with np.load(tiny_data) as arrays:
         np.savez(path, **{**arrays, "y_test": (arrays["y_test"] + 1) % 3})
-    more = ["--data", path, "--model", start, "--batch-size", 4]
-    more += ["--fine-tune-epochs", 10]
-    seen = printed_figures(run_script(FIRST, *more)[1])
-    unseen = printed_figures(run_script(FIRST, *more, "--honest")[1])
+    given = ["--data", path, "--model", start, "--batch-size", 4]
+    given += ["--fine-tune-epochs", 10]
+    seen = printed_figures(run_script(FIRST, *given)[1])
+    monkeypatch.setattr(run, "check_defence", check_defence)
+    _, printed, _ = run_script(FIRST, *given, "--honest")
+    assert "has seen these test images" not in printed
+    unseen = printed_figures(printed)
     assert unseen[:2] == seen[:2]
     assert float(seen[2][1]) < float(seen[0][1]) < float(unseen[2][1])
     assert float(seen[3][1]) < float(unseen[3][1])
