@@ -77,8 +77,7 @@ def main(options):
     run.show("normal testing images *after* fine-tuning", loss, accuracy)
     loss, accuracy = model.evaluate(*adversaries, verbose=0)
     run.show("adversarial images *after* fine-tuning", loss, accuracy)
-    # Beyond the tutorial: what the defence is worth, and the run's folder.
-    run.finish(model, data.test)
+    run.finish(model, data.test)  # beyond the tutorial: what the defence is worth
 
 
 if __name__ == "__main__":

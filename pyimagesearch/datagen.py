@@ -51,7 +51,7 @@ def generate_adversarial_batch(
     def batches():
         while True:
             drawn, drawn_labels = sampler.draw(total)
-            yield sampler.attack(model, drawn, drawn_labels, eps), drawn_labels
+            yield sampler.attacked(model, drawn, drawn_labels, eps), drawn_labels
 
     return batches()
 
@@ -117,7 +117,7 @@ def generate_mixed_adverserial_batch(
             normal, normal_labels = sampler.draw(normal_total)
             drawn, drawn_labels = sampler.draw(adversarial_total)
             if adversarial_total > 0:
-                drawn = sampler.attack(model, drawn, drawn_labels, eps)
+                drawn = sampler.attacked(model, drawn, drawn_labels, eps)
             order = sampler.rng.permutation(total)
             mixed_images = np.concatenate([normal, drawn])[order]
             mixed_labels = np.concatenate([normal_labels, drawn_labels])[order]

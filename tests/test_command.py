@@ -79,7 +79,7 @@ def test_report_on_a_finished_runs_models_in_its_folder(digits, tmp_path):
     assert all(line.startswith("warning: model ") for line in warned)
     assert last.endswith(" is below --fail-under 0.999")
     assert "attacking trained on 30 test images...\n" in finished.stdout
-    assert f"\n[INFO] saved 5 pictures in {tmp_path}\n" in finished.stdout
+    assert f"\n[INFO] saved 3 pictures in {tmp_path}\n" in finished.stdout
     head, *table = table_of(finished.stdout)
     assert head == ["eps", "attack", "trained", "defended"]
     assert len(table) == 1 + 2 * 10
@@ -108,8 +108,8 @@ def test_report_on_a_finished_runs_models_in_its_folder(digits, tmp_path):
     assert f"With 30 images a worst case of {likely} (95%)." in finished.stdout
 
     assert {path: path.read_bytes() for path in before} == before
-    assert len(list(tmp_path.glob("robustness_*_*.png"))) == 4
-    assert len(list(tmp_path.iterdir())) == len(before) + 7
+    assert len(list(tmp_path.glob("robustness_*_*.png"))) == 2
+    assert len(list(tmp_path.iterdir())) == len(before) + 5
     again = report()
     assert again.returncode == 2
     (line,) = again.stderr.splitlines()

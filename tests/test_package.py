@@ -123,7 +123,6 @@ WRONG_OPTIONS = [
     (RECIPE, ["MODEL", "--data", "tests"], "an .npz file, got 'tests'"),
     (RECIPE, ["MODEL", "--batch-size", "64"], "--batch-size"),
     (REPORT, ["NO_ZIP"], "as Keras saves it, got"),
-    (REPORT, ["--eps", "0.1", "MODEL"], "must be a number: models come first, got"),
     (REPORT, ["MODEL", "--eps", "0.5", "1.5"], "from 0 to the range's 1, got 1.5"),
     (REPORT, ["MODEL", "--images", "0"], "a number from 1 on, or START:STOP, got '0'"),
     (REPORT, ["MODEL", "--images", "5:5"], "a number from 1 on, or START:STOP"),

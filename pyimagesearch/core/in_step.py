@@ -58,23 +58,16 @@ def _as_arrays(batch):
         got = checks.shown(batch)
         raise TypeError(f"batches must be tuples of arrays, got {got}")
     try:
-        arrays = tuple(map(_as_array, batch))
+        arrays = tuple(map(np.asarray, batch))
         lengths = {len(array) for array in arrays}
     except (TypeError, ValueError):  # of a ragged list, or of a single number
+        arrays = ()
         lengths = set()
-    if len(lengths) != 1:
+    is_nested = any(isinstance(part, tuple) for part in batch)
+    if is_nested or len(lengths) != 1 or any(array.dtype == object for array in arrays):
         got = checks.shown(batch)
         raise TypeError(f"batches must be tuples of arrays, a row an image, got {got}")
     return arrays
-
-
-def _as_array(part):
-    if isinstance(part, tuple | dict):
-        raise TypeError
-    array = np.asarray(part)
-    if array.dtype.kind == "O":
-        raise TypeError
-    return array
 
 
 class _InStep(tf.data.Dataset):

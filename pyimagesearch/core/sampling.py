@@ -23,6 +23,15 @@ class Sampler(NamedTuple):
     attack: Attack
     rng: np.random.Generator
 
+    def attacked(self, model, images, labels, eps) -> np.ndarray:
+        """Return what the attack makes of images, as checked float32 ones."""
+        result = self.attack(model, images, labels, eps)
+        adversaries = checks.array("attack's result", result, np.float32)
+        if adversaries.shape != images.shape:
+            shapes = f"{images.shape}, got {adversaries.shape}"
+            raise ValueError(f"attack must return images of shape {shapes}")
+        return adversaries
+
     def draw(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Return that many float32 images `(count, *dims)` and their labels."""
         if count == 0:
@@ -73,7 +82,7 @@ def make_sampler(
     check_labels("labels", labels, shape[0], output.shape[1:])
     if labels.shape[:1] != shape[:1]:  # of a single image, without its axis
         labels = labels[np.newaxis]
-    return Sampler(images, labels, dims, _checked(attack), checks.generator(rng))
+    return Sampler(images, labels, dims, attack, checks.generator(rng))
 
 
 def rows_of(name: str, values: np.ndarray) -> np.ndarray:
@@ -93,17 +102,3 @@ def _check_dims(dims):
         got = checks.shown(dims)
         raise ValueError(f"dims must be (height, width, channels), got {got}")
     return tuple(checks.positive_integer("dims", size) for size in dims)
-
-
-def _checked(attack):
-    """Return an attack whose result is checked."""
-
-    def checked_attack(model, images, labels, eps):
-        adversaries = attack(model, images, labels, eps)
-        adversaries = checks.array("attack's result", adversaries, np.float32)
-        if adversaries.shape != images.shape:
-            shapes = f"{images.shape}, got {adversaries.shape}"
-            raise ValueError(f"attack must return images of shape {shapes}")
-        return adversaries
-
-    return checked_attack

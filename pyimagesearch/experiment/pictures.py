@@ -1,4 +1,4 @@
-"""Pictures of adversaries, of an attack's steps and of accuracy against eps."""
+"""Pictures of adversaries, and of accuracy against eps."""
 
 import importlib.util
 import warnings
@@ -55,7 +55,7 @@ def draw_pictures(
     eps: float,
     clip: tuple[float, float] = (0.0, 1.0),
 ) -> dict:
-    """Draw adversaries, an attack's steps, and accuracy against eps.
+    """Draw adversaries, and accuracy against eps.
 
     Args:
         models: Classifiers by name.
@@ -74,37 +74,26 @@ def draw_pictures(
     curves = {}
     for name, model in models.items():
         predict, _ = compile_logits(model, images)
-        attack = partial(projected_gradient_descent, model, clip=clip, rng=0)
-        attacked = {}
-        correct = {}
+        attack = partial(
+            projected_gradient_descent, model, images, labels, clip=clip, rng=0
+        )
+        accuracies = []
         for share in _SHARES:
-            sizes = shrinking_steps(share * eps, 40)
-            attacked[share] = attack(images, labels, share * eps, step_size=sizes)
-            correct[share] = predict(attacked[share]).argmax(axis=1) == labels
-        accuracies = [correct[share].mean() for share in _SHARES]
+            attacked = attack(share * eps, step_size=shrinking_steps(share * eps, 40))
+            answers = predict(attacked).argmax(axis=1)
+            accuracies.append((answers == labels).mean())
+            if share == 1:
+                adversaries = attacked[few]
         curves[name] = (eps * np.array(_SHARES), accuracies)
 
-        changes = attacked[1] - images
-        columns = len(images[few])
+        changes = adversaries - images[few]
+        columns = len(changes)
         figure = _start_figure("Images before and after the attack", 3, columns)
         before, between, after = figure.subplots(3, columns, squeeze=False)
         _show_answers(before, images[few], labels[few], predict, clip, "image")
-        _show(between, changes[few], (-eps, eps), "PuOr", "change")
-        after_attack = attacked[1][few]
-        _show_answers(after, after_attack, labels[few], predict, clip, "adversary")
+        _show(between, changes, (-eps, eps), "PuOr", "change")
+        _show_answers(after, adversaries, labels[few], predict, clip, "adversary")
         figures[f"adversaries_{name}"] = figure
-
-        first = (correct[0] & ~correct[1]).argmax()  # that falls
-        one = slice(first, first + 1)
-        step = partial(attack, images[one], labels[one], eps, step_size=eps / 4)
-        steps = [step(steps=i, random_start=False) for i in range(1, _EXAMPLES)]
-        steps = np.concatenate([images[one], *steps])
-        title = f"An attack step by step, eps {eps:g}"
-        figure = _start_figure(title, 1, _EXAMPLES)
-        (axes,) = figure.subplots(1, _EXAMPLES, squeeze=False)
-        same_labels = np.repeat(labels[one], _EXAMPLES)
-        _show_answers(axes, steps, same_labels, predict, clip, "")
-        figures[f"steps_{name}"] = figure
     figures["accuracy"] = plot_accuracy(curves, f"PGD, 40 steps, {len(images)} images")
     return figures
 

@@ -3,6 +3,7 @@
 python -m pyimagesearch.robustness MODEL.keras [MODEL.keras ...]
 """
 
+import os
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -33,7 +34,7 @@ def parse_options(description: str) -> Namespace:
     parser.add_argument(
         "--eps",
         nargs="+",
-        type=strength,
+        type=shared.number(float, 0),
         help="strengths, in units of the range (default: a tenth of it)",
     )
     parser.add_argument(
@@ -70,10 +71,10 @@ def parse_options(description: str) -> Namespace:
     if not low < high:
         fail(f"--range must be LOW HIGH, the first smaller, got {low:g} {high:g}")
     options.eps = options.eps or [0.1 * (high - low)]
+    options.models = name_models(options.models)
     largest = max(options.eps)
     if largest > high - low:
         fail(f"--eps must be from 0 to the range's {high - low:g}, got {largest:g}")
-    options.models = name_models(options.models)
     earlier = options.output and (options.output / _RESULTS).exists()
     if earlier and not options.force:
         fail(
@@ -81,15 +82,6 @@ def parse_options(description: str) -> Namespace:
             "folder, or --force to replace it"
         )
     return options
-
-
-def strength(text: str) -> float:
-    """Return a value of --eps, which takes whatever comes after it, models too."""
-    shared.require(not text.endswith(".keras"), "a number: models come first", text)
-    return shared.number(float, 0)(text)
-
-
-strength.__name__ = "float"  # which argparse shows for what is no number
 
 
 def data_or_folder(text: str) -> str:
@@ -110,12 +102,9 @@ image_range.__name__ = "image range"
 
 
 def name_models(paths: list[str]) -> dict[str, str]:
-    """Return paths by their files' names, after those of folders where names repeat."""
-    parts = [Path(path).absolute().with_suffix("").parts for path in paths]
-    depth = 1
-    while len({part[-depth:] for part in parts}) < len(set(parts)):
-        depth += 1
-    names = ("/".join(part[-depth:]) for part in parts)
+    """Return paths by their names without what all have in common."""
+    folder = os.path.commonpath([Path(path).absolute().parent for path in paths])
+    names = (os.path.relpath(path, folder).removesuffix(".keras") for path in paths)
     return dict(zip(names, paths, strict=True))
 
 
