@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from pyimagesearch.attacks import projected_gradient_descent
+from pyimagesearch.attacks import projected_gradient_descent, shrinking_steps
 from pyimagesearch.core import checks
 from pyimagesearch.core.compiled import all_layers, compile_logits
 from pyimagesearch.core.labels import as_classes
@@ -32,9 +32,10 @@ def robust_attack(
     repeated; what has no height and width is not. Then PGD climbs from a random start,
     with `chords=True`, or the network would learn to hide behind its first ReLUs.
     Let e be eps as a share of the range. PGD takes `1 + 10 e` steps, at least two. Its
-    own eps, the reach, is `1.4 - e` times eps, at most 1.3 times; a step is `2 / steps`
-    of it, at most 3/4. The reach rises from 0 over the first `2 e` of the training, at
-    most half of it, because a network learns nothing from strong adversaries at once.
+    own eps, the reach, is `1.35 - e / 2` times eps. Its steps fall from 1.25 times
+    the reach to `1 / steps` of it; a network learns to escape equal ones. The reach
+    rises from 0 over the first `2 e` of the training, at most 0.3 of it, because a
+    network learns nothing from strong adversaries at once.
 
     Args:
         steps: Batches in all epochs together. The attack counts its own calls, one a
@@ -56,9 +57,9 @@ def robust_attack(
             images = _shift(images, rng)
         largest = float(np.max(eps))
         share = largest / (high - low)
-        rise = min(0.5, max(2 * share, 1e-9))
+        rise = min(0.3, max(2 * share, 1e-9))
         risen = min(1.0, next(calls) / steps / rise)
-        reach = min(1.3, 1.4 - share) * risen  # in eps
+        reach = (1.35 - share / 2) * risen  # in eps
         pgd_steps = max(2, round(1 + 10 * share))
         return projected_gradient_descent(
             model,
@@ -66,7 +67,7 @@ def robust_attack(
             labels,
             reach * eps,
             steps=pgd_steps,
-            step_size=min(0.75, 2 / pgd_steps) * reach * largest,
+            step_size=reach * largest * np.geomspace(1.25, 1 / pgd_steps, pgd_steps),
             clip=clip,
             chords=True,
             rng=rng,
@@ -117,9 +118,9 @@ def robust_optimizer(model: keras.Model, steps: int) -> keras.optimizers.Optimiz
 class WatchRobustness(keras.callbacks.Callback):
     """Attacks images that stay out of the training, and notices when that fails.
 
-    After each epoch it adds `robust_accuracy` to what Keras logs: under ten steps of
-    PGD with `chords=True` and the full eps. If that ends below four fifths of its best,
-    the model gets the weights of its best epoch again, and a warning says so.
+    After each epoch it adds `robust_accuracy` to what Keras logs: under ten shrinking
+    steps of PGD with `chords=True` and the full eps. If that ends below four fifths of
+    its best, the model gets the weights of its best epoch again, and a warning says so.
 
     Attributes:
         accuracies: The accuracy after each epoch of the last training.
@@ -149,6 +150,7 @@ class WatchRobustness(keras.callbacks.Callback):
             self._labels,
             self._eps,
             steps=10,
+            step_size=shrinking_steps(self._eps, 10),
             clip=self._clip,
             chords=True,
             rng=0,
