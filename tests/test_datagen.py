@@ -117,6 +117,16 @@ def test_halves_are_drawn_independently(model):
     assert_array_equal(rows, np.repeat(np.arange(10), 2))
 
 
+def test_adversaries_of_all_images_come_in_random_order(model):
+    images = numbered(20)
+    batches = generate_adversarial_batch(
+        model, 20, images, np.zeros(20), DIMS, attack=add_ten, rng=0
+    )
+    order = next(batches)[0][:, 0, 0, 0]
+    assert_allclose(np.sort(order), images[:, 0, 0, 0] + 10, rtol=1e-6)
+    assert (np.diff(order) < 0).any()
+
+
 @pytest.mark.parametrize("label", [2, np.float32([0, 0, 1])])
 def test_adversaries_follow_the_weights(label, model, images):
     """The label of a single image may lack its axis."""

@@ -102,7 +102,7 @@ def plot_accuracy(curves: dict[str, tuple], attack: str):
     """Draw accuracies against values of eps, one line a model, under an attack."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
     axis = figure.subplots()
     for number, (all_eps, accuracies) in enumerate(curves.values()):
         axis.plot(all_eps, accuracies, marker=_MARKERS[number % len(_MARKERS)])
@@ -111,7 +111,8 @@ def plot_accuracy(curves: dict[str, tuple], attack: str):
     axis.set_xlabel("eps, the largest change of a pixel")
     axis.set_ylabel("accuracy")
     axis.grid(alpha=0.3)
-    axis.legend(axis.lines, [name.replace("$", r"\$") for name in curves])
+    names = [name.replace("$", r"\$") for name in curves]
+    figure.legend(axis.lines, names, loc="outside right upper")
     return figure
 
 
