@@ -111,6 +111,11 @@ def test_every_image_is_drawn_and_mixed_evenly(model):
         assert_allclose(counts, 100, atol=45)
 
 
+def test_normal_images_alone(model):
+    images, _ = next(mixed(model, 10, numbered(10), np.zeros(10), DIMS, 0.1, 1.0))
+    assert_allclose(np.sort(images[:, 0, 0, 0]), np.arange(10) / 10, rtol=1e-6)
+
+
 def test_halves_are_drawn_independently(model):
     batch_images, _ = next(mixed(model, 20, numbered(10), np.zeros(10)))
     rows = np.sort(np.round(batch_images[:, 0, 0, 0] % 10 * 10))

@@ -125,6 +125,7 @@ ON_LOGITS = {"model": REGRESSION, "from_logits": True}
         (fgsm, {"eps": -np.ones(1)}, "eps .*from 0"),
         (fgsm, {"eps": np.ones(6), "norm": 2}, "eps .*number for norm 2"),
         (fgsm, {"loss": "no such loss"}, "loss.*no such loss"),
+        (fgsm, {"loss": lambda *batch: None}, "loss must return a tensor, got None"),
         (fgsm, {"clip": (1, 0)}, "clip.*1, 0"),
         (fgsm, {"norm": 1}, "norm .*1"),
         (pgd, {"model": REGRESSION, "labels": LABELS * 9}, "labels .*loss="),

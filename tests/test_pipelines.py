@@ -115,6 +115,9 @@ def test_an_attack_in_a_datasets_map(model, images, labels):
 
     with pytest.raises(TypeError, match=r"tf\.numpy_function"):
         dataset.map(attack)
+    compiled_attack = tf.function(attack, autograph=False)  # as in a `train_step`
+    with pytest.raises(TypeError, match=r"tensor inside .* in_step, or .*tf\.numpy"):
+        compiled_attack(images, tf.constant(labels))
     adversaries = np.concatenate(list(dataset.map(by_numpy)))
     assert_allclose(adversaries, attack(images, labels), atol=1e-6)
 
