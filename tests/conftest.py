@@ -142,13 +142,6 @@ def digits():
 
 
 @pytest.fixture(scope="session")
-def digits_file(digits, tmp_path_factory):
-    path = tmp_path_factory.mktemp("digits") / "trained.keras"
-    digits[0].save(path)
-    return path
-
-
-@pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory):
     """A data file of 300 images, 8x8, of which three classes show a corner each."""
     rng = np.random.default_rng(0)

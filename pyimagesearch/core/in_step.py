@@ -61,7 +61,6 @@ def _as_arrays(batch):
         arrays = tuple(map(np.asarray, batch))
         lengths = {len(array) for array in arrays}
     except (TypeError, ValueError):  # of a ragged list, or of a single number
-        arrays = ()
         lengths = set()
     is_nested = any(isinstance(part, tuple) for part in batch)
     if is_nested or len(lengths) != 1 or any(array.dtype == object for array in arrays):

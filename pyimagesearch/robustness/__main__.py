@@ -71,10 +71,10 @@ def parse_options(description: str) -> Namespace:
     if not low < high:
         fail(f"--range must be LOW HIGH, the first smaller, got {low:g} {high:g}")
     options.eps = options.eps or [0.1 * (high - low)]
-    options.models = name_models(options.models)
     largest = max(options.eps)
     if largest > high - low:
         fail(f"--eps must be from 0 to the range's {high - low:g}, got {largest:g}")
+    options.models = name_models(options.models)
     earlier = options.output and (options.output / _RESULTS).exists()
     if earlier and not options.force:
         fail(

@@ -32,10 +32,10 @@ def robust_attack(
     repeated; what has no height and width is not. Then PGD climbs from a random start,
     with `chords=True`, or the network would learn to hide behind its first ReLUs.
     Let e be eps as a share of the range. PGD takes `1 + 10 e` steps, at least two. Its
-    own eps, the reach, is `1.35 - e / 2` times eps. Its steps fall from 1.25 times
-    the reach to `1 / steps` of it; a network learns to escape equal ones. The reach
-    rises from 0 over the first `2 e` of the training, at most 0.3 of it, because a
-    network learns nothing from strong adversaries at once.
+    own eps, the reach, is `1.35 - e / 2` times eps. Its steps fall from 1.25 times the
+    reach to `1 / steps` of it; a network learns to escape equal ones. The reach rises
+    from 0 over the first `2 e` of the training, at most 0.3 of it, because a network
+    learns nothing from strong adversaries at once.
 
     Args:
         steps: Batches in all epochs together. The attack counts its own calls, one a
