@@ -36,24 +36,9 @@ def generate_adversarial_batch(
     Its arguments, batches and errors are those of `generate_mixed_adverserial_batch`,
     without the normal images.
     """
-    sampler = make_sampler(
-        model,
-        images,
-        labels,
-        dims,
-        total=total,
-        eps=eps,
-        split=0.0,
-        attack=attack,
-        rng=rng,
+    return generate_mixed_adverserial_batch(
+        model, total, images, labels, dims, eps, split=0.0, attack=attack, rng=rng
     )
-
-    def batches():
-        while True:
-            drawn, drawn_labels = sampler.draw(total)
-            yield sampler.attacked(model, drawn, drawn_labels, eps), drawn_labels
-
-    return batches()
 
 
 def generate_mixed_adverserial_batch(
@@ -118,10 +103,13 @@ def generate_mixed_adverserial_batch(
             drawn, drawn_labels = sampler.draw(adversarial_total)
             if adversarial_total > 0:
                 drawn = sampler.attacked(model, drawn, drawn_labels, eps)
-            order = sampler.rng.permutation(total)
-            mixed_images = np.concatenate([normal, drawn])[order]
-            mixed_labels = np.concatenate([normal_labels, drawn_labels])[order]
-            yield mixed_images, mixed_labels
+            batch = np.concatenate([normal, drawn])
+            batch_labels = np.concatenate([normal_labels, drawn_labels])
+            if normal_total > 0:  # what is drawn has a random order already
+                order = sampler.rng.permutation(total)
+                batch = batch[order]
+                batch_labels = batch_labels[order]
+            yield batch, batch_labels
 
     return batches()
 

@@ -28,7 +28,6 @@ import numpy as np
 import tensorflow as tf
 
 from pyimagesearch.attacks import projected_gradient_descent, square_attack
-from pyimagesearch.core.compiled import chunks
 from pyimagesearch.datagen import generate_mixed_adverserial_batch, in_step
 from pyimagesearch.experiment.data import load
 from pyimagesearch.fgsm import generate_image_adversary
@@ -72,8 +71,12 @@ def compare(title, unit, rivals, rounds=ROUNDS):
 
 def in_chunks(images, *others):
     """Return arrays as tensors, in the package's own batches."""
-    arrays = (images, *others)
-    return [[tf.constant(array[rows]) for array in arrays] for rows in chunks(images)]
+    rows = max(1, 512 * 28 * 28 // images[0].size)
+    parts = []
+    for start in range(0, len(images), rows):
+        chunk = slice(start, start + rows)
+        parts.append([tf.constant(array[chunk]) for array in (images, *others)])
+    return parts
 
 
 def bare_gradient_sign(model, loss_function):

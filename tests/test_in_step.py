@@ -169,7 +169,7 @@ class OnePyDataset(keras.utils.PyDataset):
         (iter([]), ValueError, "must .*got an empty one"),
         (5, TypeError, "must be an iterator or a list, got 5"),
         (OnePyDataset(), TypeError, "must be an iterator or a list, got <.*PyDataset"),
-        ([{"images": ONES}], TypeError, "must be tuples of arrays, got {'images'"),
+        ([{"images": ONES}], TypeError, "must be tuples of arrays"),
         ([({"image": ONES}, TARGETS)], TypeError, "must be tuples of arrays"),
         ([(ONES, [TARGETS, ONES])], TypeError, "must be tuples of arrays"),
         ([(ONES, None)], TypeError, "must be tuples of arrays"),

@@ -38,32 +38,31 @@ def projected_gradient_descent(
     resistant to adversarial attacks", 2017). `random_start=False, step_size=eps /
     steps` is BIM (Kurakin et al., "Adversarial examples in the physical world", 2016),
     `steps=1` the single step from a random start of Wong et al. ("Fast is better than
-    free", 2020). It warns of gradients, and raises, as `generate_image_adversary` does.
+    free", 2020). Arguments that are not listed, warnings and errors are those of
+    `generate_image_adversary`.
 
     Args:
         model: A Keras model that maps one image tensor to one output.
         images: Images `(n, height, width, channels)` of any real dtype.
         labels: As for `generate_image_adversary`.
-        eps: Largest change of a value, or for norm 2 largest length of the whole
-            change, in the units of the images; or an array, as for FGSM.
+        eps: Likewise; for norm 2 the largest length of the whole change.
         steps: Number of steps.
         step_size: Size of a step, or an array of `steps` sizes; steps that shrink find
             more. By default 2.5 eps / steps, but at most 1.25 eps.
         random_start: Whether to start at random inside the eps-ball.
         restarts: How often to start, at random. Each image keeps the try with the
-            highest loss. A model of two or more classes gets images that fool it only
-            once: the first such try is kept.
-        loss: As for `generate_image_adversary`. The default climbs the logits of any
-            classifier; for regression give the loss that the model was trained with.
+            highest loss; or, where a model has two or more classes, the first try that
+            fools it.
+        loss: The default climbs the logits of any classifier; for regression give the
+            loss that the model was trained with.
         clip: The valid range `(low, high)` of images, start and steps.
         targeted: Descend the loss towards `labels` instead of climbing away from them;
             then a model is fooled if it answers with the label.
         norm: `np.inf` or 2, the norm of the eps-ball and of the steps.
         chords: Whether every other gradient, from the first on, sees through the
             model's first ReLUs (`core.chords`), behind which robust training hides. It
-            needs ReLUs that are operations of their own (`activation="relu"`,
-            `Activation("relu")`, `ReLU()`), in models of any kind; where there are
-            none, it changes nothing.
+            changes nothing where ReLUs are no operations of their own, as those of
+            `activation="relu"`, `Activation("relu")` and `ReLU()` are.
         rng: Seed or NumPy generator of the starts; by default a seed drawn from NumPy's
             global state. A seed, unlike a generator, repeats its starts in each call.
 
@@ -82,10 +81,9 @@ def projected_gradient_descent(
         wanted = f"a number from 0, or an array of {steps} of them"
         raise ValueError(f"step_size must be {wanted}, got {checks.shown(step_size)}")
     is_targeted = checks.truth("targeted", targeted)
-    chords = checks.truth("chords", chords)
     step_sizes = np.broadcast_to(-step_sizes if is_targeted else step_sizes, steps)
-    starts_at_random = checks.truth("random_start", random_start)
-    if checks.positive_integer("restarts", restarts) > 1 and not starts_at_random:
+    random_start = checks.truth("random_start", random_start)
+    if checks.positive_integer("restarts", restarts) > 1 and not random_start:
         raise ValueError(f"restarts must be 1 without a random start, got {restarts}")
     rng = checks.generator(rng)
     climb = compile_for(
@@ -99,7 +97,7 @@ def projected_gradient_descent(
         step_sizes,
         bounds,
         norm=norm,
-        chords=chords,
+        chords=checks.truth("chords", chords),
     )
     targets = climb.match_labels("labels", labels, len(images))
 
@@ -121,7 +119,7 @@ def projected_gradient_descent(
     classes = None
     if not is_binary(get_loss(loss)):
         classes = find_classes(targets, climb.output_shape)
-    judge = compile_for(_judge, model, images, loss, is_classifier=classes is not None)
+    judge = compile_for(_judge, model, images, loss)
     adversaries = images.copy()
     largest = np.full(len(images), -np.inf, np.float32)
     rows = np.arange(len(images))
@@ -142,11 +140,10 @@ def projected_gradient_descent(
     return adversaries
 
 
-def _judge(network, images, targets, is_classifier):
+def _judge(network, images, targets):
     output = network.output(images)
-    losses = network.losses(targets, output)
-    answers = tf.argmax(output, axis=-1) if is_classifier else tf.zeros_like(losses)
-    return losses, answers
+    scores = tf.reshape(output, (tf.shape(output)[0], -1))
+    return network.losses(targets, output), tf.argmax(scores, axis=1)
 
 
 def shrinking_steps(eps: float, steps: int) -> np.ndarray:

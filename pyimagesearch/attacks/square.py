@@ -38,13 +38,10 @@ def square_attack(
         model: A Keras classifier, or any function from images to scores `(n, classes)`,
             or to those of class 1 alone `(n,)`: such as `predict_proba` or
             `decision_function` of scikit-learn.
-        images: Images `(n, height, width, channels)`, `(n, length, channels)` or `(n,
-            length)`, of any real dtype.
+        images: Images `(n, height, width, channels)`, series or vectors.
         labels: One-hot rows or class ids.
-        eps: Largest change of a value, in the units of the images; or an array that
-            broadcasts to them, 0 where nothing may change.
-        queries: How many changes are tried for an image; more find more. AutoAttack
-            tries 5,000.
+        eps: As for `generate_image_adversary`.
+        queries: How many changes are tried for an image; AutoAttack tries 5,000.
         clip: The valid range `(low, high)` of images and adversaries.
         from_logits: Whether the scores are logits, not probabilities. By default a
             Keras model's last operation tells, or the loss that it was compiled with;
@@ -56,8 +53,7 @@ def square_attack(
         already stay as they are.
 
     Raises:
-        TypeError, ValueError: If an argument is of a wrong type, out of range or does
-            not fit the model, or if the model returns NaN or infinity.
+        TypeError, ValueError: As `generate_image_adversary`.
 
     Source: Andriushchenko et al., "Square attack: a query-efficient black-box
     adversarial attack via random search", 2020.
@@ -79,27 +75,22 @@ def square_attack(
         return _margins(logits, ids)
 
     adversaries = images.copy()
-    rows = np.flatnonzero(margins_of(images, ids) <= 0)  # that are right so far
-    if rows.size == 0:
+    margins = margins_of(images, ids)
+    left = np.flatnonzero(margins <= 0)  # that are right so far
+    if left.size == 0:
         return adversaries
-    images, eps, ids = images[rows], eps[rows], ids[rows]
-    best = _stripes(images, eps, bounds, rng)
-    margins = margins_of(best, ids)
+    adversaries[left] = _stripes(images[left], eps[left], bounds, rng)
+    margins[left] = margins_of(adversaries[left], ids[left])
     for height, width in _square_sizes(images.shape, queries):
-        tried = best.copy()
-        _change_squares(tried, images, eps, bounds, height, width, rng)
-        tried_margins = margins_of(tried, ids)
-        is_better = tried_margins > margins
-        best[is_better] = tried[is_better]
-        margins[is_better] = tried_margins[is_better]
-        stands = margins <= 0
-        if not stands.all():  # what is misread by now is left alone
-            adversaries[rows[~stands]] = best[~stands]
-            rows, images, eps = rows[stands], images[stands], eps[stands]
-            ids, best, margins = ids[stands], best[stands], margins[stands]
-            if rows.size == 0:
-                break
-    adversaries[rows] = best
+        tried = adversaries[left]
+        _change_squares(tried, images[left], eps[left], bounds, height, width, rng)
+        tried_margins = margins_of(tried, ids[left])
+        is_better = tried_margins > margins[left]
+        adversaries[left[is_better]] = tried[is_better]
+        margins[left[is_better]] = tried_margins[is_better]
+        left = left[margins[left] <= 0]
+        if left.size == 0:
+            break
     return adversaries
 
 
@@ -123,11 +114,10 @@ def _square_sizes(shape, queries):
     halvings = np.searchsorted(_HALVINGS, np.arange(queries) / queries * 10_000)
     areas = 0.8 * height * width / 2**halvings
     sides = np.sqrt(areas)
-    heights = np.where(sides > width, areas / width, sides).round()
-    widths = np.where(sides > height, areas / height, sides).round()
-    heights = heights.clip(1, height)
-    widths = widths.clip(1, width)
-    return np.stack([heights, widths], axis=1).astype(int)
+    heights = np.where(sides > width, areas / width, sides)
+    widths = np.where(sides > height, areas / height, sides)
+    sizes = np.stack([heights, widths], axis=1).round()
+    return sizes.clip(1, (height, width)).astype(int)
 
 
 def _stripes(images, eps, bounds, rng):
@@ -140,10 +130,10 @@ def _stripes(images, eps, bounds, rng):
 def _change_squares(tried, images, eps, bounds, height, width, rng):
     """Set a square of each image to +eps or -eps, a sign for each channel, in place."""
     grid = _grid_shape(images.shape)
-    count, _, _, depth = grid
+    count, grid_height, grid_width, depth = grid
     number = np.arange(count)[:, np.newaxis, np.newaxis]
-    first_row = rng.integers(grid[1] - height + 1, size=(count, 1, 1))
-    first_column = rng.integers(grid[2] - width + 1, size=(count, 1, 1))
+    first_row = rng.integers(grid_height - height + 1, size=(count, 1, 1))
+    first_column = rng.integers(grid_width - width + 1, size=(count, 1, 1))
     rows = first_row + np.arange(height)[:, np.newaxis]
     columns = first_column + np.arange(width)
     signs = rng.choice(np.float32([-1, 1]), (count, 1, 1, depth))
@@ -162,21 +152,17 @@ def _logits_of_function(scores, images, from_logits):
         wanted = f"scores ({len(images)}, classes) or ({len(images)},)"
         raise ValueError(f"model must return {wanted}, got shape {example.shape}")
     is_single = example.ndim == 1 or example.shape[1] == 1
-    if from_logits is None and is_single:
-        raise ValueError(SINGLE_SCORE)
     if from_logits is None:
+        if is_single:
+            raise ValueError(SINGLE_SCORE)
         from_logits = not are_probabilities(example)
     from_logits = checks.truth("from_logits", from_logits)
 
     def predict(images):
-        logits = np.asarray(scores(images), float).reshape(len(images), -1)
-        if not from_logits:
-            others = 1 - logits if is_single else 1.0
-            logits = np.log(
-                np.maximum(logits, _SMALLEST) / np.maximum(others, _SMALLEST)
-            )
-        if is_single:
-            logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
-        return logits
+        found = np.asarray(scores(images), float).reshape(len(images), -1)
+        if is_single:  # of class 1
+            others = np.zeros_like(found) if from_logits else 1 - found
+            found = np.concatenate([others, found], axis=1)
+        return found if from_logits else np.log(np.maximum(found, _SMALLEST))
 
     return predict, (1,) if is_single else example.shape[1:]

@@ -40,20 +40,21 @@ def array(name: str, values: np.ndarray, dtype: np.dtype | None = None) -> np.nd
 
     What only yields its values one by one, perhaps without end, is not read.
     """
-    is_known = hasattr(values, "__array__") or isinstance(values, Sequence | Real)
-    try:
-        result = np.asarray(values) if is_known else None
-    except NotImplementedError:  # of TensorFlow
-        raise TypeError(
-            f"{name} must be an array, got a tensor inside a compiled function: draw "
-            "batches through in_step, or call the attack by tf.numpy_function"
-        ) from None
-    except (TypeError, ValueError):  # a ragged list
-        result = None
+    result = None
+    if hasattr(values, "__array__") or isinstance(values, Sequence | Real):
+        try:
+            result = np.asarray(values)
+        except NotImplementedError:  # of TensorFlow
+            raise TypeError(
+                f"{name} must be an array, got a tensor inside a compiled function: "
+                "draw batches through in_step, or call the attack by tf.numpy_function"
+            ) from None
+        except (TypeError, ValueError):  # a ragged list
+            result = None
     if result is not None and result.dtype.name == "bfloat16":  # which NumPy lacks
         result = result.astype(np.float32)
     if result is None or result.dtype.kind not in "biuf":
-        got = shown(values) if result is None else f"an array of {result.dtype}"
+        got = shown(values)
         raise TypeError(f"{name} must be an array of real numbers, got {got}")
     with np.errstate(all="ignore"):
         result = result.astype(dtype or result.dtype, copy=False)
@@ -67,9 +68,7 @@ def attack_arguments(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return what every attack takes as float32 arrays, or raise.
 
-    Returns:
-        The images; eps, with as many dimensions as the images and a row an image; the
-        lower and the upper bound of valid values.
+    They are the images, eps as `strength` returns it, and the bounds of valid values.
     """
     images = array(name, images, np.float32)
     if images.ndim < 2 or images.size == 0:
@@ -77,12 +76,11 @@ def attack_arguments(
         raise ValueError(f"{name} must be a batch, (n, height, width, ...), got {got}")
     if norm not in (np.inf, 2):
         raise ValueError(f"norm must be inf or 2, got {shown(norm)}")
-    eps = strength(eps)
-    if eps.ndim and norm == 2:
+    strengths = strength(eps, images.shape)
+    if norm == 2 and np.ndim(eps) > 0:
         raise ValueError(f"eps must be a number for norm 2, got {shown(eps)}")
-    eps = fit_to_images(eps, images.shape)
     if clip is None:
-        return images, eps, np.float32([-np.inf, np.inf])
+        return images, strengths, np.float32([-np.inf, np.inf])
     bounds = array("clip", clip, np.float32)
     if bounds.shape != (2,) or bounds[0] > bounds[1]:
         raise ValueError(f"clip must be (low, high) or None, got {shown(clip)}")
@@ -93,26 +91,25 @@ def attack_arguments(
         raise ValueError(f"{name} must {wanted}, got values from {low:g} to {high:g}")
     if low < bounds[0] or high > bounds[1]:  # by rounding
         images = images.clip(*bounds)
-    return images, eps, bounds
+    return images, strengths, bounds
 
 
-def strength(eps: float | np.ndarray) -> np.ndarray:
-    """Return eps as a float32 array, of no dimension if it is a number; or raise."""
+def strength(eps: float | np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return eps as a float32 array that fits images of a shape, or raise.
+
+    It has as many dimensions as the images, and a row an image.
+    """
     if not hasattr(eps, "shape") and not isinstance(eps, list):
-        return np.asarray(number_in("eps", eps, low=0), np.float32)
-    eps = array("eps", eps, np.float32)
-    if eps.size == 0 or eps.min() < 0:
+        eps = number_in("eps", eps, low=0)
+    values = array("eps", eps, np.float32)
+    if values.size == 0 or values.min() < 0:
         raise ValueError(f"eps must hold numbers from 0, got {shown(eps)}")
-    return eps
-
-
-def fit_to_images(eps: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Return eps with as many dimensions as images of a shape, a row an image."""
+    if values.ndim == 0:
+        return np.full((shape[0], *[1] * (len(shape) - 1)), values)
     try:
-        ones = [1] * (len(shape) - 1)
-        return np.broadcast_to(eps, shape if eps.ndim else (shape[0], *ones))
+        return np.broadcast_to(values, shape)
     except ValueError:
-        got = f"a shape {eps.shape} for {shape}"
+        got = f"a shape {values.shape} for {shape}"
         raise ValueError(f"eps must broadcast to the images, got {got}") from None
 
 

@@ -2,14 +2,12 @@
 
 Robust training turns these into thresholds: most are dead at an image and alive
 somewhere near, so that the true gradient is zero where a larger step would matter. The
-chord's slope is what a ReLU's output gains, over what its input can: u / (u - l) if the
-input can move from l < 0 to u > 0, else 0 or 1. The idea is that of Athalye et al.,
-"Obfuscated gradients give a false sense of security", 2018, with the line of Zhang et
-al., "Efficient neural network robustness certification with general activation
-functions", 2018.
+chord's slope is u / (u - l) if a ReLU's input can move from l < 0 to u > 0, else 0 or
+1. The idea is that of Athalye et al., "Obfuscated gradients give a false sense of
+security", 2018, with the line of Zhang et al., "Efficient neural network robustness
+certification with general activation functions", 2018.
 
-Nothing here touches a model: it looks at the operations that a call of the model adds
-to the graph of a function that is being compiled.
+A model is not touched: the operations that its call adds to a graph are looked at.
 """
 
 import tensorflow as tf

@@ -3,15 +3,17 @@
 import math
 import operator
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from pyimagesearch.core import checks, labels, logits, losses
+from pyimagesearch.core import checks, labels, losses
+from pyimagesearch.core.logits import find_logits
 from pyimagesearch.core.losses import OnLogits
+from pyimagesearch.core.models import all_layers, check_model, example_output
 from pyimagesearch.core.warning import warn
 
 _CHUNK_VALUES = 512 * 28 * 28  # that go through a model at once: memory stays flat
@@ -19,12 +21,30 @@ _MOST_FUNCTIONS = 32
 _EXAMPLES = 4  # images of the user's that tell probabilities from logits
 
 
-class Network(NamedTuple):
-    """A model with a loss, as it is handed to the functions that are compiled."""
+class Network:
+    """A model with a loss, as the functions that are compiled see it."""
 
-    output: Callable  # of images
-    losses: Callable  # of targets and output: one an image
-    logits: Callable  # of output: (n, classes)
+    def __init__(self, model: keras.Model, loss: losses.Loss, images: np.ndarray):
+        self._model = weakref.ref(model)  # so that a cached function dies with its model
+        self._loss = loss
+        self._examples = images[:_EXAMPLES].copy()
+
+    def output(self, images: tf.Tensor) -> tf.Tensor:
+        """Return the model's output."""
+        return keras.tree.flatten(self._model()(images, training=False))[0]
+
+    def losses(self, targets: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
+        """Return the loss of each image `(n,)`."""
+        if isinstance(self._loss, OnLogits):
+            return self._loss(targets, self.logits(output, is_judged=False))
+        return losses.each_loss(self._loss, targets, tf.cast(output, tf.float32))
+
+    def logits(self, output: tf.Tensor, is_judged: bool = True) -> tf.Tensor:
+        """Return a classifier's logits `(n, classes)`."""
+        from_logits = self._loss.from_logits
+        return find_logits(
+            output, self._model(), self._examples, from_logits, is_judged
+        )
 
 
 class Compiled(NamedTuple):
@@ -40,23 +60,17 @@ class Compiled(NamedTuple):
 
     def run(self, *arrays: np.ndarray, settings: tuple = ()) -> list[np.ndarray]:
         """Return the results for arrays of any length; all chunks get the settings."""
-        count = len(arrays[0])
         settings = [tf.constant(setting) for setting in settings]
+        rows = max(1, _CHUNK_VALUES // math.prod(arrays[0].shape[1:]))
         results = []
-        for chunk in chunks(arrays[0]):
-            tensors = [tf.constant(array[chunk]) for array in arrays]
+        for start in range(0, len(arrays[0]), rows):
+            tensors = [tf.constant(array[start : start + rows]) for array in arrays]
             try:
-                parts = self.function(*tensors, *settings)
+                results.append(self.function(*tensors, *settings))
             except tf.errors.InvalidArgumentError as error:  # of the model's own checks
                 reason = "model does not take such images; clip= keeps them valid"
                 raise ValueError(checks.one_line(f"{reason}: {error}")) from error
-            if not results:  # filled in place, or each would be there twice
-                for part in parts:
-                    shape = (count, *part.shape[1:])
-                    results.append(np.empty(shape, part.dtype.as_numpy_dtype))
-            for whole, part in zip(results, parts, strict=True):
-                whole[chunk] = part
-        return results
+        return [np.concatenate(parts) for parts in zip(*results, strict=True)]
 
 
 class _Cache:
@@ -87,8 +101,7 @@ def _reference(part):
         return lambda: part
 
 
-# A function holds its model by a weak reference, so that an entry dies with its model.
-_caches = weakref.WeakKeyDictionary()
+_caches = weakref.WeakKeyDictionary()  # by model
 
 
 def compile_for(
@@ -110,13 +123,13 @@ def compile_for(
     loss = losses.get_loss(loss)
     cache = _caches.setdefault(model, _Cache())
     cache.follow(model)
-    shapes = tuple(array.shape[1:] for array in (images, *arrays))
-    key = (function, losses.loss_key(loss), shapes, *settings.items())
+    shapes = [array.shape[1:] for array in (images, *arrays)]
+    key = (function, losses.loss_key(loss), *shapes, *settings.items())
     compiled = cache.functions.pop(key, None)
     if compiled is None:
-        output_shape = example_output(model, images, 1).shape[1:]
+        output_shape = example_output(model, images[:1]).shape[1:]
         cache.follow(model)  # its first call may have built it
-        network = _network(model, loss, images)
+        network = Network(model, loss, images)
 
         def traced(*tensors):  # no partial: TensorFlow would miss its keywords, slowly
             return function(network, *tensors, **settings)
@@ -132,49 +145,23 @@ def compile_for(
     return compiled
 
 
-def _network(model, loss, images):
-    reference = weakref.ref(model)
-    from_logits = loss.from_logits if isinstance(loss, OnLogits) else None
-    compiled_from_logits = logits.compiled_from_logits(model)
-
-    def output(images):
-        return keras.tree.flatten(reference()(images, training=False))[0]
-
-    def example():
-        with tf.init_scope():  # not in the function that is being traced
-            return example_output(reference(), images, _EXAMPLES)
-
-    def find_logits(output, is_judged=True):
-        return logits.find_logits(
-            output, from_logits, compiled_from_logits, example, is_judged
-        )
-
-    def each_loss(targets, output):
-        if isinstance(loss, OnLogits):
-            return loss(targets, find_logits(output, is_judged=False))
-        return losses.each_loss(loss, targets, tf.cast(output, tf.float32))
-
-    return Network(output, each_loss, find_logits)
-
-
 def _compile(function, loss, shapes, output_shape):
     image_spec, *specs = [tf.TensorSpec((None, *shape)) for shape in shapes]
-    if losses.takes_class_ids(loss):
-        targets = tf.TensorSpec((None, *output_shape[:-1]), tf.int64)
-        is_ours = isinstance(loss, OnLogits)
-        as_targets = labels.as_classes if is_ours else labels.as_class_ids
+    target_spec = tf.TensorSpec((None, *output_shape[:-1]), tf.int64)
+    if isinstance(loss, OnLogits):
+        as_targets = labels.as_classes
+    elif losses.takes_class_ids(loss):
+        as_targets = labels.as_class_ids
     else:
-        targets = tf.TensorSpec((None, *output_shape))
         as_targets = labels.as_rows
-    signature = [image_spec, targets, *specs]
+        target_spec = tf.TensorSpec((None, *output_shape))
+    signature = [image_spec, target_spec, *specs]
     traced = tf.function(function, input_signature=signature, autograph=False)
     try:  # here and now: TensorFlow warns of functions that are traced at a call
         concrete = traced.get_concrete_function()
-    except LookupError as error:
-        reason = f"model has an operation without a gradient: {error}"
-        raise ValueError(checks.one_line(reason)) from error
-    except (AttributeError, NotImplementedError, TypeError) as error:
-        # What a tensor of a graph cannot do, such as tensor.numpy() or float(tensor).
+    except (AttributeError, LookupError, NotImplementedError, TypeError) as error:
+        # No gradient of an operation, or what a tensor of a graph cannot do, such as
+        # tensor.numpy() or float(tensor).
         reason = f"model or loss cannot be compiled by tf.function: {error}"
         raise ValueError(checks.one_line(reason)) from error
     return Compiled(concrete, output_shape, as_targets)
@@ -194,63 +181,11 @@ def compile_logits(
 
     def predict(images):
         unused = np.zeros(len(images), np.int64)
-        return compiled.run(images, unused)[0]
+        (logits,) = compiled.run(images, unused)
+        return logits
 
     return predict, compiled.output_shape
 
 
 def _logits(network, images, targets):
     return [network.logits(network.output(images))]
-
-
-def chunks(images: np.ndarray) -> Iterator[slice]:
-    """Yield slices of images to work through one by one, so that memory stays flat."""
-    rows = max(1, _CHUNK_VALUES // math.prod(images.shape[1:]))
-    for start in range(0, len(images), rows):
-        yield slice(start, start + rows)
-
-
-def all_layers(model: keras.Model) -> list[keras.Layer]:
-    """Return a model and its layers, with those inside of a user's own layers."""
-    return model._flatten_layers()
-
-
-def check_model(model: keras.Model) -> None:
-    """Raise unless `model` is a Keras model whose call is what it predicts with."""
-    if not isinstance(model, keras.Model):
-        kinds = [f"{kind.__module__}.{kind.__name__}" for kind in type(model).__mro__]
-        of_tf_keras = [kind for kind in kinds if kind.startswith("tf_keras")]
-        got = (of_tf_keras or kinds)[0]
-        raise TypeError(f"model must be a Keras 3 model, got {got}")
-    if getattr(model, "preprocessor", None) is not None:  # as tasks of KerasHub have
-        raise ValueError(
-            "model preprocesses images before its call: attack "
-            "keras.Model(model.input, model.output) on preprocessed images"
-        )
-
-
-def example_output(model: keras.Model, images: np.ndarray, count: int) -> np.ndarray:
-    """Return the model's one output for some of the images, or raise."""
-    check_model(model)
-    takes = getattr(model, "input_shape", None)
-    if takes == (None, *images.shape):
-        raise ValueError(
-            f"images must be (n, ...), got {images.shape}: a single image needs a "
-            "batch axis, image[np.newaxis]"
-        )
-    given = images.shape[1:]
-    is_known = isinstance(takes, tuple) and len(takes) == images.ndim
-    if is_known and not tf.TensorShape(takes[1:]).is_compatible_with(given):
-        shapes = f"{given}, as dims or images are, but takes {takes[1:]}"
-        raise ValueError(f"model must take images of shape {shapes}")
-    few = tf.constant(images[:count], tf.float32)
-    try:
-        output = model(few, training=False)
-    except Exception as error:  # the user's own code may run in there
-        reason = f"model must take images of shape {given}: {error}"
-        raise ValueError(checks.one_line(reason)) from error
-    outputs = keras.tree.flatten(output)
-    if len(outputs) != 1 or outputs[0].shape[:1] != few.shape[:1]:
-        shapes = [tuple(output.shape) for output in outputs]
-        raise ValueError(f"model must have one output, a row an image, got {shapes}")
-    return keras.ops.convert_to_numpy(outputs[0]).astype(np.float32)

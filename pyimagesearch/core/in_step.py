@@ -1,5 +1,6 @@
 """Batches that `fit` draws in step with the weights."""
 
+import contextlib
 import itertools
 import operator
 import sys
@@ -54,16 +55,12 @@ def in_step(batches: Iterable) -> tf.data.Dataset:
 
 def _as_arrays(batch):
     """Return a batch as a tuple of arrays, or raise."""
-    if not isinstance(batch, tuple | list):
-        got = checks.shown(batch)
-        raise TypeError(f"batches must be tuples of arrays, got {got}")
-    try:
-        arrays = tuple(map(np.asarray, batch))
-        lengths = {len(array) for array in arrays}
-    except (TypeError, ValueError):  # of a ragged list, or of a single number
-        lengths = set()
-    is_nested = any(isinstance(part, tuple) for part in batch)
-    if is_nested or len(lengths) != 1 or any(array.dtype == object for array in arrays):
+    arrays = ()
+    if isinstance(batch, tuple | list) and not any(isinstance(p, tuple) for p in batch):
+        with contextlib.suppress(TypeError, ValueError):  # of a ragged list
+            arrays = tuple(map(np.asarray, batch))
+    are_rows = all(array.ndim > 0 and array.dtype != object for array in arrays)
+    if not are_rows or len({len(array) for array in arrays}) != 1:
         got = checks.shown(batch)
         raise TypeError(f"batches must be tuples of arrays, a row an image, got {got}")
     return arrays
@@ -91,13 +88,13 @@ class _InStep(tf.data.Dataset):
         if name.startswith("tf_keras."):
             raise TypeError("in_step is for Keras 3, got a model of tf_keras")
         is_keras = name.startswith("keras.")
-        if is_keras and self._is_endless:
-            epochs = caller.f_locals.get("self")
-            if getattr(epochs, "steps_per_epoch", 0) is None:
-                raise ValueError(
-                    "specify a `steps_per_epoch` (or `steps`) for batches that may "
-                    "never end, as from a generator"
-                )
+        epochs = caller.f_locals.get("self")
+        has_no_end = is_keras and getattr(epochs, "steps_per_epoch", 0) is None
+        if has_no_end and self._is_endless:
+            raise ValueError(
+                "specify a `steps_per_epoch` (or `steps`) for batches that may never "
+                "end, as from a generator"
+            )
         return self._draw(is_keras)
 
     def _draw(self, is_keras):

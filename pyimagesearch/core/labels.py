@@ -1,22 +1,24 @@
 """Labels: from what the user has to what a loss needs.
 
 A loss needs either rows in the shape of the model's output (one-hot rows, a sigmoid's 0
-or 1, regression targets), or class ids.
+or 1, regression targets), or class ids. In all functions `shape` is the shape of the
+model's output for an image, and `count` the number of images.
 """
 
 import numpy as np
 
 from pyimagesearch.core import checks
 
+Shape = tuple[int, ...]
+
 
 def check_labels(
-    name: str, labels: np.ndarray, count: int, shape: tuple[int, ...]
+    name: str, labels: np.ndarray, count: int, shape: Shape
 ) -> tuple[np.ndarray, bool]:
     """Return labels as rows or class ids, and whether they are ids; or raise.
 
-    Rows are `(count, *shape)`, where `shape` is that of the model's output for an
-    image; class ids `(count, *shape[:-1])`, perhaps with a last axis of 1. For a single
-    image the first axis may be missing.
+    Rows are `(count, *shape)`, class ids `(count, *shape[:-1])`, perhaps with a last
+    axis of 1. For a single image the first axis may be missing.
     """
     labels = checks.array(name, labels)
     if count == 1 and labels.shape in (shape, shape[:-1]):
@@ -36,9 +38,7 @@ def check_labels(
     return labels.reshape(ids_shape).astype(np.int64), True
 
 
-def as_rows(
-    name: str, labels: np.ndarray, count: int, shape: tuple[int, ...]
-) -> np.ndarray:
+def as_rows(name: str, labels: np.ndarray, count: int, shape: Shape) -> np.ndarray:
     """Return labels as float32 rows `(count, *shape)`, class ids as one-hot ones."""
     labels, are_ids = check_labels(name, labels, count, shape)
     if are_ids:
@@ -46,9 +46,7 @@ def as_rows(
     return checks.array(name, labels, np.float32)
 
 
-def as_class_ids(
-    name: str, labels: np.ndarray, count: int, shape: tuple[int, ...]
-) -> np.ndarray:
+def as_class_ids(name: str, labels: np.ndarray, count: int, shape: Shape) -> np.ndarray:
     """Return labels as class ids `(count, *shape[:-1])`; of one output, as 0 and 1.
 
     A row counts as its largest class.
@@ -61,37 +59,34 @@ def as_class_ids(
     return labels.argmax(axis=-1)
 
 
-def as_classes(
-    name: str, labels: np.ndarray, count: int, shape: tuple[int, ...]
-) -> np.ndarray:
+def as_classes(name: str, labels: np.ndarray, count: int, shape: Shape) -> np.ndarray:
     """Return the class ids `(count,)` of a classifier's labels, or raise.
 
     It refuses what is no classifier's: regression targets, several labels an image and
     outputs that are no row of classes.
     """
     if len(shape) != 1:
-        wanted = "return a row of classes an image for this attack or loss"
-        raise ValueError(f"model must {wanted}, got an output of shape {shape}")
-    labels, are_ids = check_labels(name, labels, count, shape)
+        raise ValueError(
+            "model must return a row of classes an image for this attack or loss, got "
+            f"an output of shape {shape}"
+        )
+    rows, are_ids = check_labels(name, labels, count, shape)
     if not are_ids:
-        is_single = shape == (1,)
-        sums = labels.sum(axis=1)
-        fits = np.isin(labels, (0, 1)) if is_single else abs(sums - 1) < 1e-3
-        low = labels.min()
-        high = labels.max()
+        sums = rows.sum(axis=1)
+        fits = np.isin(rows, (0, 1)) if shape == (1,) else abs(sums - 1) < 1e-3
+        low = rows.min()
+        high = rows.max()
         if low < 0 or high > 1 or not fits.all():
-            wanted = "one class an image"
-            if is_single:
-                wanted = "0 or 1 for a model of one output"
             raise ValueError(
-                f"{name} must be {wanted}, got values from {low:g} to {high:g}: "
-                "regression and several labels an image need an attack with the loss= "
-                "that the model was trained with"
+                f"{name} must be one class an image, or 0 or 1 for a model of one "
+                f"output, got values from {low:g} to {high:g}: regression and several "
+                "labels an image need an attack with the loss= that the model was "
+                "trained with"
             )
     return as_class_ids(name, labels, count, shape)
 
 
-def find_classes(targets: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+def find_classes(targets: np.ndarray, shape: Shape) -> np.ndarray | None:
     """Return the class ids `(n,)` that targets for a loss stand for, if they do.
 
     One-hot rows of two and more classes, and class ids, do; a single output's targets,

@@ -14,14 +14,19 @@ A single score that nothing tells about is refused where it has to be judged.
 """
 
 import inspect
-from collections.abc import Callable
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from pyimagesearch.core.models import example_output
 from pyimagesearch.core.warning import warn
 
+SINGLE_SCORE = (
+    "model returns a single score, which may be a logit or a probability: give "
+    "from_logits=, or compile the model with a loss that tells, such as "
+    "BinaryCrossentropy(from_logits=True)"
+)
 _AFTER_LOGITS = ("Softmax", "Sigmoid")
 _LAST_OPERATIONS = (*_AFTER_LOGITS, "Identity", "Cast")
 _SMALLEST = 1e-30  # probability that has a logarithm
@@ -29,41 +34,32 @@ _SMALLEST = 1e-30  # probability that has a logarithm
 
 def find_logits(
     output: tf.Tensor,
+    model: keras.Model,
+    images: np.ndarray,
     from_logits: bool | None,
-    compiled_from_logits: bool | None,
-    example: Callable[[], np.ndarray],
-    is_judged: bool = True,
+    is_judged: bool,
 ) -> tf.Tensor:
     """Return float32 logits `(n, classes)`, in a function that is being traced.
 
-    The output is `(n, classes)`, or `(n, 1)` for two classes; `example` returns it for
-    some of the user's images. If classes are not judged, but only the direction of
-    gradients counts, a single score may be either.
+    The output is `(n, classes)`, or `(n, 1)` for two classes; some images serve as
+    examples. If classes are not judged, but only the direction of gradients counts, a
+    single score may be either.
     """
-    found = None if from_logits else _behind_last_operation(output)
+    behind = None if from_logits else _behind_last_operation(output)
+    logits = tf.cast(output if behind is None else behind, tf.float32)
     is_single = output.shape[-1] == 1
-    output = tf.cast(output, tf.float32)
-    if found is not None:
-        logits = tf.cast(found, tf.float32)
-    else:
-        are_logits = from_logits
-        if are_logits is None:
-            are_logits = compiled_from_logits
-        if are_logits is None and not is_single:
-            are_logits = not are_probabilities(example())
-        if are_logits is None and is_judged:
+    if from_logits is None and behind is None:
+        from_logits = _compiled_from_logits(model)
+        if from_logits is None and not is_single:
+            with tf.init_scope():  # not in the function that is being traced
+                from_logits = not are_probabilities(example_output(model, images))
+        if from_logits is None and is_judged:
             raise ValueError(SINGLE_SCORE)
-        logits = output if are_logits is not False else _logarithms(output)
+    if from_logits is False and behind is None:
+        logits = _logarithms(logits)
     if is_single:
         logits = tf.concat([tf.zeros_like(logits), logits], axis=-1)
     return logits
-
-
-SINGLE_SCORE = (
-    "model returns a single score, which may be a logit or a probability: give "
-    "from_logits=, or compile the model with a loss that tells, such as "
-    "BinaryCrossentropy(from_logits=True)"
-)
 
 
 def _behind_last_operation(output):
@@ -74,6 +70,20 @@ def _behind_last_operation(output):
         is_found |= tensor.op.type in _AFTER_LOGITS
         tensor = tensor.op.inputs[0]
     return tensor if is_found else None
+
+
+def _compiled_from_logits(model):
+    """Return whether the loss that a model was compiled with takes logits, or None."""
+    losses = keras.tree.flatten(getattr(model, "loss", None))
+    if len(losses) != 1 or losses[0] is None:
+        return None
+    loss = losses[0]
+    if isinstance(loss, str):
+        loss = keras.losses.get(loss)
+    if isinstance(loss, keras.losses.Loss):
+        return loss.get_config().get("from_logits")
+    parameter = inspect.signature(loss).parameters.get("from_logits")
+    return getattr(parameter, "default", None)
 
 
 def _logarithms(probabilities):
@@ -91,19 +101,3 @@ def are_probabilities(scores: np.ndarray) -> bool:
     """Return whether rows `(n, classes)` of two and more are from 0 on and add to 1."""
     is_in_range = scores.min() >= 0 and scores.max() <= 1.02  # bfloat16 rounds
     return bool(is_in_range and np.allclose(scores.sum(axis=-1), 1, atol=0.02))
-
-
-def compiled_loss(model: keras.Model):
-    """Return the loss that a model was compiled with, if there is one."""
-    losses = keras.tree.flatten(getattr(model, "loss", None))
-    loss = losses[0] if len(losses) == 1 else None
-    return keras.losses.get(loss) if isinstance(loss, str) else loss
-
-
-def compiled_from_logits(model: keras.Model) -> bool | None:
-    """Return whether the loss that a model was compiled with takes logits."""
-    loss = compiled_loss(model)
-    if isinstance(loss, keras.losses.Loss):
-        return loss.get_config().get("from_logits")
-    parameters = inspect.signature(loss).parameters if callable(loss) else {}
-    return getattr(parameters.get("from_logits"), "default", None)

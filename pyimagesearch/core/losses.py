@@ -19,10 +19,9 @@ class OnLogits(NamedTuple):
 
     It compares the true class with the others alone, so that nothing cancels however
     sure the classifier is. `cross_entropy` is by how much all other classes together
-    exceed the true one; the softplus of it is cross-entropy, with a gradient of the
-    same sign. `margin` is the largest other logit less the true one (f6 in Carlini and
-    Wagner, "Towards evaluating the robustness of neural networks", 2017): positive if
-    misclassified.
+    exceed the true one: cross-entropy is its softplus. `margin` is the largest other
+    logit less the true one (f6 in Carlini and Wagner, "Towards evaluating the
+    robustness of neural networks", 2017): positive if misclassified.
     """
 
     name: str

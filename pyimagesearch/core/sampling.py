@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from pyimagesearch.core import checks
-from pyimagesearch.core.compiled import example_output
+from pyimagesearch.core.models import example_output
 from pyimagesearch.core.labels import check_labels
 
 Attack = Callable[[keras.Model, np.ndarray, np.ndarray, float], np.ndarray]
@@ -24,7 +24,7 @@ class Sampler(NamedTuple):
     rng: np.random.Generator
 
     def attacked(self, model, images, labels, eps) -> np.ndarray:
-        """Return what the attack makes of images, as checked float32 ones."""
+        """Return what the attack makes of images, as float32, or raise."""
         result = self.attack(model, images, labels, eps)
         adversaries = checks.array("attack's result", result, np.float32)
         if adversaries.shape != images.shape:
@@ -61,7 +61,7 @@ def make_sampler(
     """
     total = checks.positive_integer("total", total)
     dims = _check_dims(dims)
-    checks.fit_to_images(checks.strength(eps), (1, *dims))
+    checks.strength(eps, (1, *dims))
     if not callable(attack):
         raise TypeError(f"attack must be a function, got {checks.shown(attack)}")
     images = rows_of("images", images)
@@ -78,7 +78,7 @@ def make_sampler(
         raise ValueError(f"total must be smaller, {limit}, got {total} (split {split})")
     labels = checks.array("labels", labels)
     first = checks.array("images", images[np.arange(1)], np.float32)
-    output = example_output(model, first.reshape(1, *dims), 1)
+    output = example_output(model, first.reshape(1, *dims))
     check_labels("labels", labels, shape[0], output.shape[1:])
     if labels.shape[:1] != shape[:1]:  # of a single image, without its axis
         labels = labels[np.newaxis]
