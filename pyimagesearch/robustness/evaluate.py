@@ -1,6 +1,7 @@
 """How much of a classifier survives attack: a table of accuracies."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,10 +13,8 @@ from pyimagesearch.core.compiled import compile_logits
 from pyimagesearch.core.gradients import check_outputs
 from pyimagesearch.core.labels import as_classes
 from pyimagesearch.core.warning import warn
-from pyimagesearch.robustness.classifier import check_answers, check_compiled
-from pyimagesearch.robustness.suite import Suite
+from pyimagesearch.robustness.suite import SQUARE, make_attacks
 
-SQUARE = "Square, on what is left"
 _DOUBTED_IMAGES = 200
 
 
@@ -46,11 +45,10 @@ def evaluate_robustness(
 ) -> list[Row]:
     """Attack a classifier in many ways, on valid images only.
 
-    An image that is wrong when clean is not attacked, and counts as wrong throughout.
-    Every attack gets all others, but the slow Square attack only what is left. In the
-    row `worst case` an image is correct only if every attack failed on it. The attacks
-    are noise, FGSM, BIM, PGD (on two losses, towards wrong classes, and seeing through
-    the first ReLUs), and Square.
+    The attacks are noise, FGSM, BIM, PGD (on two losses, towards wrong classes, and
+    seeing through the first ReLUs), and Square, on what the others leave. An image that
+    is wrong when clean is not attacked, and counts as wrong. In the row `worst case` an
+    image is correct only if every attack failed on it.
 
     It warns where gradients seem to mislead the attacks: if PGD is weaker than FGSM or
     than the Square attack, if three times the steps leave 0.01 less, or if more than 5%
@@ -66,8 +64,7 @@ def evaluate_robustness(
         steps: Steps of PGD; fewer are quicker and weaker.
         queries: Queries of the Square attack; likewise.
         from_logits: Whether the model returns logits. By default its last operation
-            tells, or the loss that it was compiled with, or that two or more
-            probabilities add up to one.
+            tells, the loss that it was compiled with, or a sum of probabilities of one.
         rng: Seed or NumPy generator; by default a seed from NumPy's global state.
         verbose: Whether to show a progress bar; by default on a terminal.
 
@@ -82,44 +79,60 @@ def evaluate_robustness(
     if clip is None:
         raise ValueError("clip must be (low, high), got None")
     images, _, clip = checks.attack_arguments("images", images, 0, clip)
-    all_eps = _check_eps(eps, float(clip[1] - clip[0]))
+    width = float(clip[1] - clip[0])
+    values = checks.array("eps", eps)
+    if values.ndim > 1 or values.size == 0:
+        raise ValueError(f"eps must be a number, or several, got {checks.shown(eps)}")
+    all_eps = [checks.number_in("eps", value, 0, width) for value in values.ravel()]
     steps = checks.positive_integer("steps", steps)
     queries = checks.positive_integer("queries", queries)
     rng = checks.generator(rng)
     predict, shape = compile_logits(model, images, from_logits)
     ids = as_classes("labels", labels, len(images), shape)
-    check_answers(model, predict, images)
 
-    started = time.perf_counter()
     judge = _Judge(model, predict, images, ids)
+    started = time.perf_counter()
     clean = judge.outcome_of(images)
-    if from_logits is None:
-        check_compiled(model, images, ids, shape, clean.correct.mean())
-    suite = Suite(model, predict, tuple(clip), from_logits, steps, queries, rng)
-    verbose = checks.is_live() if verbose is None else verbose
+    rows = [judge.row("clean", 0.0, clean, started)]
+    if not np.allclose(predict(images), predict(images), rtol=1e-3, atol=1e-4):
+        raise ValueError(
+            f"model {model.name!r} answers at random: two passes over the same images "
+            "differ; switch off what draws random numbers in inference mode, such as "
+            "noise or dropout with training=True"
+        )
+    attacks, longer_pgd = make_attacks(
+        model,
+        predict,
+        clip=clip,
+        steps=steps,
+        queries=queries,
+        from_logits=from_logits,
+        rng=rng,
+    )
     progress = keras.utils.Progbar(
-        len(all_eps) * (len(suite.attacks()) + 1),
-        verbose=int(bool(verbose)),
+        len(all_eps) * len(attacks),
+        verbose=checks.is_live() if verbose is None else verbose,
         unit_name="attack",
     )
-    rows = [judge.row("clean", 0.0, clean, started)]
     for value in all_eps:
-        new_rows, before_square, worst = _attack_all(
-            judge, suite, clean, value, progress
-        )
+        begun = time.perf_counter()
+        worst = clean
+        new_rows = []
+        for name, attack in attacks.items():
+            started = time.perf_counter()
+            before = worst if name == SQUARE else clean
+            found = judge.attacked(before, attack, value)
+            new_rows.append(judge.row(name, value, found, started))
+            worst = _worse_of(worst, found)
+            progress.add(1)
+        new_rows.append(judge.row("worst case", value, worst, begun))
         rows += new_rows
         if value > 0:
-            _warn_of_doubts(judge, suite, new_rows, before_square, worst)
+            by_square = before.correct.mean() - worst.correct.mean()  # which came last
+            by_longer = judge.share_left(worst, longer_pgd, value)
+            at_half = judge.share_left(worst, longer_pgd, width / 2)
+            _warn_of_doubts(model, new_rows, by_square, by_longer, at_half)
     return rows
-
-
-def _check_eps(eps, width):
-    """Return the values of eps once each, or raise."""
-    values = checks.array("eps", eps)
-    if values.ndim > 1 or values.size == 0:
-        raise ValueError(f"eps must be a number, or several, got {checks.shown(eps)}")
-    numbers = [checks.number_in("eps", value, 0, width) for value in values.ravel()]
-    return list(dict.fromkeys(numbers))
 
 
 class _Outcome(NamedTuple):
@@ -135,7 +148,7 @@ class _Judge:
     """Attacks images, and says what became of them."""
 
     model: keras.Model
-    predict: object
+    predict: Callable
     images: np.ndarray
     ids: np.ndarray
 
@@ -147,20 +160,24 @@ class _Judge:
             losses = np.logaddexp.reduce(logits, axis=1) - true
         return _Outcome(adversaries, logits.argmax(axis=1) == self.ids, losses)
 
-    def attacked(self, start, attack, eps, rows=None):
-        """Return what an attack makes of the images that are right at the start.
+    def attacked(self, start, attack, eps, most=None):
+        """Return what an attack makes of the images, at most so many, that are right.
 
-        If rows are given, it gets no others.
+        What is wrong at the start stays wrong.
         """
-        if rows is None:
-            rows = np.flatnonzero(start.correct)
+        rows = np.flatnonzero(start.correct)[:most]
         if eps == 0 or rows.size == 0:
             return start
         adversaries = start.images.copy()
         adversaries[rows] = attack(self.images[rows], self.ids[rows], eps)
         found = self.outcome_of(adversaries)
-        # What was wrong at the start stays wrong.
         return found._replace(correct=found.correct & start.correct)
+
+    def share_left(self, start, attack, eps):
+        """Return the share of some images, right at the start, that withstand."""
+        found = self.attacked(start, attack, eps, _DOUBTED_IMAGES)
+        few = np.flatnonzero(start.correct)[:_DOUBTED_IMAGES]
+        return found.correct[few].sum() / max(1, few.size)
 
     def row(self, name, eps, outcome, started):
         changes = np.abs(outcome.images - self.images).reshape(len(self.images), -1)
@@ -175,66 +192,34 @@ class _Judge:
         )
 
 
-def _attack_all(judge, suite, clean, eps, progress):
-    """Return the rows of one eps, and what is left before and after Square."""
-    begun = time.perf_counter()
-    rows = []
-    worst = clean
-    for name, attack in suite.attacks().items():
-        started = time.perf_counter()
-        found = judge.attacked(clean, attack, eps)
-        rows.append(judge.row(name, eps, found, started))
-        worst = _worse_of(worst, found)
-        progress.add(1)
-    started = time.perf_counter()
-    searched = judge.attacked(worst, suite.square, eps)
-    rows.append(judge.row(SQUARE, eps, searched, started))
-    progress.add(1)
-    before_square = worst
-    worst = _worse_of(worst, searched)
-    rows.append(judge.row("worst case", eps, worst, begun))
-    return rows, before_square, worst
-
-
 def _worse_of(one, other):
     """Return for each image the outcome that is worse for the model."""
-    is_worse = other.correct < one.correct
-    is_worse |= (other.correct == one.correct) & (other.losses > one.losses)
-    column = is_worse.reshape(-1, *[1] * (one.images.ndim - 1))
-    return _Outcome(
-        images=np.where(column, other.images, one.images),
-        correct=one.correct & other.correct,
-        losses=np.where(is_worse, other.losses, one.losses),
+    is_worse = np.where(
+        one.correct == other.correct, other.losses > one.losses, one.correct
     )
+    worse = _Outcome(*[values.copy() for values in one])
+    for values, others in zip(worse, other, strict=True):
+        values[is_worse] = others[is_worse]
+    return worse
 
 
-def _warn_of_doubts(judge, suite, rows, before_square, worst):
+def _warn_of_doubts(model, rows, by_square, by_longer, at_half):
     """Warn where gradients seem to mislead the attacks.
 
     Source: Athalye et al., "Obfuscated gradients give a false sense of security", 2018.
     """
-    eps = rows[0].eps
     accuracy = {row.attack: row.accuracy for row in rows}
-    pgd = min(a for name, a in accuracy.items() if name.startswith("PGD"))
-    square_drop = before_square.correct.mean() - worst.correct.mean()
-
-    few = np.flatnonzero(worst.correct)[:_DOUBTED_IMAGES]
-    by_more_steps = judge.attacked(worst, suite.pgd_longer, eps, few).correct[few]
-    half = (suite.clip[1] - suite.clip[0]) / 2
-    at_half = judge.attacked(worst, suite.pgd_longer, half, few).correct[few]
-    share = max(1, few.size)
-    steps_drop = worst.correct.mean() * (1 - by_more_steps.sum() / share)
-    left_at_half = at_half.sum() / share
-
+    pgd = min(accuracy[name] for name in accuracy if name.startswith("PGD"))
+    steps_drop = accuracy["worst case"] * (1 - by_longer)
     doubts = {
         "PGD is weaker than FGSM": pgd > accuracy["FGSM"] + 0.01,
-        f"the Square attack, without a gradient, leaves {square_drop:.1%} less": (
-            square_drop > 0.01
+        f"the Square attack, without a gradient, leaves {by_square:.1%} less": (
+            by_square > 0.01
         ),
         f"more steps leave {steps_drop:.1%} less": steps_drop > 0.01,
-        f"{left_at_half:.1%} withstand even half of the range": left_at_half > 0.05,
+        f"{at_half:.1%} withstand even half of the range": at_half > 0.05,
     }
     for doubt, holds in doubts.items():
         if holds:
             reason = f"{doubt}; the true robustness may be far lower"
-            warn(f"model {judge.model.name!r}, eps {eps:g}: {reason}")
+            warn(f"model {model.name!r}, eps {rows[-1].eps:g}: {reason}")
