@@ -76,9 +76,9 @@ def attack_arguments(
         raise ValueError(f"{name} must be a batch, (n, height, width, ...), got {got}")
     if norm not in (np.inf, 2):
         raise ValueError(f"norm must be inf or 2, got {shown(norm)}")
-    strengths = strength(eps, images.shape)
     if norm == 2 and np.ndim(eps) > 0:
         raise ValueError(f"eps must be a number for norm 2, got {shown(eps)}")
+    strengths = strength(eps, images.shape)
     if clip is None:
         return images, strengths, np.float32([-np.inf, np.inf])
     bounds = array("clip", clip, np.float32)

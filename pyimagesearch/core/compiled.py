@@ -18,33 +18,29 @@ from pyimagesearch.core.warning import warn
 
 _CHUNK_VALUES = 512 * 28 * 28  # that go through a model at once: memory stays flat
 _MOST_FUNCTIONS = 32
-_EXAMPLES = 4  # images of the user's that tell probabilities from logits
 
 
-class Network:
+class Network(NamedTuple):
     """A model with a loss, as the functions that are compiled see it."""
 
-    def __init__(self, model: keras.Model, loss: losses.Loss, images: np.ndarray):
-        self._model = weakref.ref(model)  # so that a cached function dies with its model
-        self._loss = loss
-        self._examples = images[:_EXAMPLES].copy()
+    model: weakref.ref  # so that a compiled function dies with its model
+    loss: losses.Loss
+    examples: np.ndarray  # images of the user's that tell probabilities from logits
 
     def output(self, images: tf.Tensor) -> tf.Tensor:
         """Return the model's output."""
-        return keras.tree.flatten(self._model()(images, training=False))[0]
+        return keras.tree.flatten(self.model()(images, training=False))[0]
 
     def losses(self, targets: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
         """Return the loss of each image `(n,)`."""
-        if isinstance(self._loss, OnLogits):
-            return self._loss(targets, self.logits(output, is_judged=False))
-        return losses.each_loss(self._loss, targets, tf.cast(output, tf.float32))
+        if isinstance(self.loss, OnLogits):
+            return self.loss(targets, self.logits(output, is_judged=False))
+        return losses.each_loss(self.loss, targets, tf.cast(output, tf.float32))
 
     def logits(self, output: tf.Tensor, is_judged: bool = True) -> tf.Tensor:
         """Return a classifier's logits `(n, classes)`."""
-        from_logits = self._loss.from_logits
-        return find_logits(
-            output, self._model(), self._examples, from_logits, is_judged
-        )
+        from_logits = self.loss.from_logits
+        return find_logits(output, self.model(), self.examples, from_logits, is_judged)
 
 
 class Compiled(NamedTuple):
@@ -127,9 +123,9 @@ def compile_for(
     key = (function, losses.loss_key(loss), *shapes, *settings.items())
     compiled = cache.functions.pop(key, None)
     if compiled is None:
-        output_shape = example_output(model, images[:1]).shape[1:]
+        output_shape = example_output(model, images, 1).shape[1:]
         cache.follow(model)  # its first call may have built it
-        network = Network(model, loss, images)
+        network = Network(weakref.ref(model), loss, images[:4].copy())
 
         def traced(*tensors):  # no partial: TensorFlow would miss its keywords, slowly
             return function(network, *tensors, **settings)

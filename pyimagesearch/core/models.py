@@ -26,8 +26,8 @@ def all_layers(model: keras.Model) -> list[keras.Layer]:
     return model._flatten_layers()
 
 
-def example_output(model: keras.Model, images: np.ndarray) -> np.ndarray:
-    """Return the model's one output for a few images, as float32, or raise."""
+def example_output(model: keras.Model, images: np.ndarray, count: int) -> np.ndarray:
+    """Return the model's one output for some of the images, as float32, or raise."""
     check_model(model)
     takes = getattr(model, "input_shape", None)
     given = images.shape[1:]
@@ -40,13 +40,14 @@ def example_output(model: keras.Model, images: np.ndarray) -> np.ndarray:
     if is_known and not tf.TensorShape(takes[1:]).is_compatible_with(given):
         shapes = f"{given}, as dims or images are, but takes {takes[1:]}"
         raise ValueError(f"model must take images of shape {shapes}")
+    few = tf.constant(images[:count], tf.float32)
     try:
-        output = model(tf.constant(images, tf.float32), training=False)
+        output = model(few, training=False)
     except Exception as error:  # the user's own code may run in there
         reason = f"model must take images of shape {given}: {error}"
         raise ValueError(checks.one_line(reason)) from error
     outputs = keras.tree.flatten(output)
-    if len(outputs) != 1 or outputs[0].shape[:1] != images.shape[:1]:
+    if len(outputs) != 1 or outputs[0].shape[:1] != few.shape[:1]:
         shapes = [tuple(output.shape) for output in outputs]
         raise ValueError(f"model must have one output, a row an image, got {shapes}")
     return keras.ops.convert_to_numpy(outputs[0]).astype(np.float32)

@@ -8,8 +8,8 @@ import keras
 import numpy as np
 
 from pyimagesearch.core import checks
-from pyimagesearch.core.models import example_output
 from pyimagesearch.core.labels import check_labels
+from pyimagesearch.core.models import example_output
 
 Attack = Callable[[keras.Model, np.ndarray, np.ndarray, float], np.ndarray]
 
@@ -78,7 +78,7 @@ def make_sampler(
         raise ValueError(f"total must be smaller, {limit}, got {total} (split {split})")
     labels = checks.array("labels", labels)
     first = checks.array("images", images[np.arange(1)], np.float32)
-    output = example_output(model, first.reshape(1, *dims))
+    output = example_output(model, first.reshape(1, *dims), 1)
     check_labels("labels", labels, shape[0], output.shape[1:])
     if labels.shape[:1] != shape[:1]:  # of a single image, without its axis
         labels = labels[np.newaxis]

@@ -4,8 +4,8 @@ import keras
 import numpy as np
 
 from pyimagesearch.core.checks import one_line, shown
-from pyimagesearch.core.models import example_output
 from pyimagesearch.core.logits import are_probabilities
+from pyimagesearch.core.models import example_output
 from pyimagesearch.experiment.console import fail
 from pyimagesearch.experiment.data import Split
 
@@ -36,7 +36,7 @@ def check_model_fits(model: keras.Model, path: str, data: Split) -> np.ndarray:
     """Return a classifier's output for some of the data, or fail if it has another."""
     classes = data[1].shape[1]
     try:
-        output = example_output(model, data[0][:4])
+        output = example_output(model, data[0], 4)
     except (TypeError, ValueError) as error:
         fail(f"{path}: {one_line(error)}")
     shape = output.shape[1:]

@@ -9,8 +9,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from pyimagesearch.attacks import projected_gradient_descent, shrinking_steps
 from pyimagesearch.core import checks
 from pyimagesearch.core.compiled import compile_logits
-from pyimagesearch.core.models import all_layers
 from pyimagesearch.core.labels import as_classes
+from pyimagesearch.core.models import all_layers
 from pyimagesearch.core.sampling import Attack, rows_of
 from pyimagesearch.core.warning import warn
 
