@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import keras
 import numpy as np
 
-from pyimagesearch.core.checks import Seed
+from pyimagesearch.core import checks
 from pyimagesearch.core.in_step import in_step
-from pyimagesearch.core.sampling import Attack, make_sampler
+from pyimagesearch.core.sampling import Attack, Sampler
 from pyimagesearch.fgsm import generate_image_adversary
 
 __all__ = [
@@ -29,7 +29,7 @@ def generate_adversarial_batch(
     eps: float = 0.01,
     *,
     attack: Attack = generate_image_adversary,
-    rng: Seed | None = None,
+    rng: checks.Seed | None = None,
 ) -> Batches:
     """Yield endless batches of adversaries, made against the model as it then is.
 
@@ -51,7 +51,7 @@ def generate_mixed_adverserial_batch(
     split: float = 0.5,
     *,
     attack: Attack = generate_image_adversary,
-    rng: Seed | None = None,
+    rng: checks.Seed | None = None,
 ) -> Batches:
     """Yield endless shuffled batches of normal images and fresh adversaries.
 
@@ -71,7 +71,7 @@ def generate_mixed_adverserial_batch(
         split: Share of normal images; a batch holds `int(total * split)` of them.
         attack: A function `attack(model, images, labels, eps)` that returns
             adversaries; bind its settings with `functools.partial`.
-        rng: Seed or NumPy generator; by default a seed drawn from NumPy's global
+        rng: checks.Seed or NumPy generator; by default a seed drawn from NumPy's global
             state, which `keras.utils.set_random_seed` sets.
 
     Returns:
@@ -83,28 +83,20 @@ def generate_mixed_adverserial_batch(
             not fit the others; on drawing a batch, if it holds NaN or infinity, or if
             the model returns them (its training has diverged).
     """
-    sampler = make_sampler(
-        model,
-        images,
-        labels,
-        dims,
-        total=total,
-        eps=eps,
-        split=split,
-        attack=attack,
-        rng=rng,
-    )
-    normal_total = int(total * split)
+    total = checks.positive_integer("total", total)
+    normal_total = int(total * checks.number_in("split", split, 0, 1))
     adversarial_total = total - normal_total
+    sampler = Sampler(model, images, labels, dims, eps, attack, rng)
+    if max(normal_total, adversarial_total) > sampler.count:
+        limit = f"so that no half exceeds the {sampler.count} images"
+        raise ValueError(f"total must be smaller, {limit}, got {total} (split {split})")
 
     def batches():
         while True:
             normal, normal_labels = sampler.draw(normal_total)
-            drawn, drawn_labels = sampler.draw(adversarial_total)
-            if adversarial_total > 0:
-                drawn = sampler.attacked(model, drawn, drawn_labels, eps)
-            batch = np.concatenate([normal, drawn])
-            batch_labels = np.concatenate([normal_labels, drawn_labels])
+            adversaries, adversaries_labels = sampler.draw_attacked(adversarial_total)
+            batch = np.concatenate([normal, adversaries])
+            batch_labels = np.concatenate([normal_labels, adversaries_labels])
             if normal_total > 0:  # what is drawn has a random order already
                 order = sampler.rng.permutation(total)
                 batch = batch[order]

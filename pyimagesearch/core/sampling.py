@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -14,75 +13,67 @@ from pyimagesearch.core.models import example_output
 Attack = Callable[[keras.Model, np.ndarray, np.ndarray, float], np.ndarray]
 
 
-class Sampler(NamedTuple):
-    """Checked images and labels, from which rows are drawn without replacement."""
+class Sampler:
+    """Images and labels, from which rows are drawn without replacement, and an attack.
 
-    images: np.ndarray
-    labels: np.ndarray
-    dims: tuple[int, ...]
-    attack: Attack
-    rng: np.random.Generator
+    Attributes:
+        count: How many images there are.
+        rng: The NumPy generator of all that is drawn.
+    """
 
-    def attacked(self, model, images, labels, eps) -> np.ndarray:
-        """Return what the attack makes of images, as float32, or raise."""
-        result = self.attack(model, images, labels, eps)
-        adversaries = checks.array("attack's result", result, np.float32)
-        if adversaries.shape != images.shape:
-            shapes = f"{images.shape}, got {adversaries.shape}"
-            raise ValueError(f"attack must return images of shape {shapes}")
-        return adversaries
+    def __init__(self, model, images, labels, dims, eps, attack, rng):
+        """Check the arguments of a generator; of the images the first is read."""
+        if not isinstance(dims, tuple | list | np.ndarray) or len(dims) == 0:
+            got = checks.shown(dims)
+            raise ValueError(f"dims must be (height, width, channels), got {got}")
+        dims = tuple(checks.positive_integer("dims", size) for size in dims)
+        checks.strength(eps, (1, *dims))
+        if not callable(attack):
+            raise TypeError(f"attack must be a function, got {checks.shown(attack)}")
+        images = rows_of("images", images)
+        shape = tuple(images.shape)
+        fitting = [dims, (math.prod(dims),)]
+        if dims[-1] == 1:
+            fitting.append(dims[:-1])
+        if shape[1:] not in fitting:
+            got = f"got dims {dims} and images {shape}"
+            raise ValueError(f"images must be (n, *dims), or flat; {got}")
+        self.count = shape[0]
+        labels = checks.array("labels", labels)
+        first = checks.array("images", images[np.arange(1)], np.float32)
+        output = example_output(model, first.reshape(1, *dims), 1)
+        check_labels("labels", labels, self.count, output.shape[1:])
+        if labels.shape[:1] != (self.count,):  # of a single image, without its axis
+            labels = labels[np.newaxis]
+        self.rng = checks.generator(rng)
+        self._model = model
+        self._images = images
+        self._labels = labels
+        self._dims = dims
+        self._eps = eps
+        self._attack = attack
 
     def draw(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Return that many float32 images `(count, *dims)` and their labels."""
         if count == 0:
-            return np.empty((0, *self.dims), np.float32), self.labels[:0]
+            return np.empty((0, *self._dims), np.float32), self._labels[:0]
         # Sorted: some files take rows in no other order, and all are read faster.
-        rows = np.sort(self.rng.choice(len(self.labels), count, replace=False))
-        images = checks.array("images", self.images[rows], np.float32)
+        rows = np.sort(self.rng.choice(self.count, count, replace=False))
+        images = checks.array("images", self._images[rows], np.float32)
         order = self.rng.permutation(count)
-        return images.reshape(count, *self.dims)[order], self.labels[rows[order]]
+        return images.reshape(count, *self._dims)[order], self._labels[rows[order]]
 
-
-def make_sampler(
-    model: keras.Model,
-    images: np.ndarray,
-    labels: np.ndarray,
-    dims: tuple[int, ...],
-    *,
-    total: int,
-    eps: float,
-    split: float,
-    attack: Attack,
-    rng: checks.Seed | None,
-) -> Sampler:
-    """Return a sampler for the arguments of a batch generator, or raise.
-
-    Of the images the first is read, to see what the model returns for it.
-    """
-    total = checks.positive_integer("total", total)
-    dims = _check_dims(dims)
-    checks.strength(eps, (1, *dims))
-    if not callable(attack):
-        raise TypeError(f"attack must be a function, got {checks.shown(attack)}")
-    images = rows_of("images", images)
-    shape = tuple(images.shape)
-    fitting = [dims, (math.prod(dims),)]
-    if dims[-1] == 1:
-        fitting.append(dims[:-1])
-    if shape[1:] not in fitting:
-        got = f"got dims {dims} and images {shape}"
-        raise ValueError(f"images must have the shape (n, *dims), or be flat; {got}")
-    normal_total = int(total * checks.number_in("split", split, 0, 1))
-    if max(normal_total, total - normal_total) > shape[0]:
-        limit = f"so that no half exceeds the {shape[0]} images"
-        raise ValueError(f"total must be smaller, {limit}, got {total} (split {split})")
-    labels = checks.array("labels", labels)
-    first = checks.array("images", images[np.arange(1)], np.float32)
-    output = example_output(model, first.reshape(1, *dims), 1)
-    check_labels("labels", labels, shape[0], output.shape[1:])
-    if labels.shape[:1] != shape[:1]:  # of a single image, without its axis
-        labels = labels[np.newaxis]
-    return Sampler(images, labels, dims, attack, checks.generator(rng))
+    def draw_attacked(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return adversaries of that many images, and their labels, or raise."""
+        images, labels = self.draw(count)
+        if count == 0:
+            return images, labels
+        result = self._attack(self._model, images, labels, self._eps)
+        adversaries = checks.array("attack's result", result, np.float32)
+        if adversaries.shape != images.shape:
+            shapes = f"{images.shape}, got {adversaries.shape}"
+            raise ValueError(f"attack must return images of shape {shapes}")
+        return adversaries, labels
 
 
 def rows_of(name: str, values: np.ndarray) -> np.ndarray:
@@ -95,10 +86,3 @@ def rows_of(name: str, values: np.ndarray) -> np.ndarray:
     if is_array and not hasattr(values, "numpy") and not hasattr(values, "iloc"):
         return values
     return checks.array(name, values)
-
-
-def _check_dims(dims):
-    if not isinstance(dims, tuple | list | np.ndarray) or len(dims) == 0:
-        got = checks.shown(dims)
-        raise ValueError(f"dims must be (height, width, channels), got {got}")
-    return tuple(checks.positive_integer("dims", size) for size in dims)
