@@ -35,7 +35,7 @@ class Sampler:
         fitting = [dims, (math.prod(dims),)]
         if dims[-1] == 1:
             fitting.append(dims[:-1])
-        if shape[1:] not in fitting:
+        if shape[1:] not in fitting or shape[0] == 0:
             got = f"got dims {dims} and images {shape}"
             raise ValueError(f"images must be (n, *dims), or flat; {got}")
         self.count = shape[0]
