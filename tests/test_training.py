@@ -124,10 +124,10 @@ def test_a_defence_that_fails_ends_with_the_best_epochs_weights():
     watch = WatchRobustness((images[::3], np.zeros(20)), 0.1)  # of the first class
     with pytest.warns(UserWarning, match="the defence has failed") as told:
         right, logged = train_striped(Ruin(), watch)
-    assert max(logged) > 0.9 and logged[-1] == 0
+    assert logged[1] == max(logged) > 0.9 and logged[-1] == 0
     assert right > 0.9
     (warning,) = [w for w in told if "the defence" in str(w.message)]
-    assert f"in epoch {logged.index(max(logged)) + 1}," in str(warning.message)
+    assert "in epoch 2," in str(warning.message)  # the last of equals
 
     with no_warning():  # it starts anew, and leaves alone a defence that holds
         right, logged = train_striped(watch)
@@ -149,4 +149,3 @@ def test_held_out_images_are_not_trained_on(count, out):
 
 def test_a_larger_eps_takes_more_epochs():
     assert [robust_epochs(eps) for eps in (0.1, 0.2, 0.9)] == [10, 12, 15]
-    assert robust_epochs(76.5, clip=(0, 255)) == 15
