@@ -315,13 +315,11 @@ def test_attacks_in_mixed_precision_are_as_strong(policy, model, images, hard_la
 
 @pytest.mark.slow
 def test_worst_case_is_no_weaker_than_arts_auto_pgd(digits):
-    pytest.importorskip("art")
-    from art.attacks.evasion import AutoProjectedGradientDescent
-
+    art = pytest.importorskip("art.attacks.evasion")
     model, _, test = digits
     images, labels = [array[:20] for array in test]
     logits = network_of(*model.layers[:-1], image_shape=(28, 28, 1))
-    attack = AutoProjectedGradientDescent(
+    attack = art.AutoProjectedGradientDescent(
         art_classifier(logits, keras.losses.CategoricalCrossentropy(from_logits=True)),
         eps=0.05,
         max_iter=20,

@@ -113,8 +113,9 @@ def main(options: Namespace) -> None:
     options.data, (images, labels) = load_test(options.data, first, options.images)
     low, high = options.range
     images = np.clip(low + np.float32(high - low) * images, low, high)
+    data = (images, labels)
     for name, model in models.items():
-        check_model_fits(model, options.models[name], (images, labels))
+        check_model_fits(model, options.models[name], data)
     reports = {}
     for name, model in models.items():
         print(f"[INFO] attacking {name} on {len(images):,} test images...")
@@ -137,14 +138,9 @@ def main(options: Namespace) -> None:
     print(describe(best, len(images)))
     if options.output:
         write(reports, options, len(images))
-        save_pictures(
-            options.output,
-            models,
-            (images, labels),
-            max(options.eps),
-            options.range,
-            prefix="robustness_",  # beside a run's own pictures
-        )
+        eps = max(options.eps)
+        prefix = "robustness_"  # beside a run's own pictures
+        save_pictures(options.output, models, data, eps, options.range, prefix)
     lowest = min(row.accuracy for report in reports.values() for row in report)
     if lowest < options.fail_under:
         limit = f"--fail-under {options.fail_under:g}"
@@ -182,17 +178,9 @@ With {count:,} images a worst case of {shares} (95%)."""
 def write(reports: dict[str, list], options: Namespace, count: int) -> None:
     """Write `robustness.json` and `robustness.csv` into the output folder."""
     rows = {name: [row._asdict() for row in report] for name, report in reports.items()}
-    results = {
-        "models": options.models,
-        "data": options.data,
-        "images": count,
-        "first image": options.images.start,
-        "steps": options.steps,
-        "queries": options.queries,
-        "range": options.range,
-        "seed": options.seed,
-        "results": rows,
-    }
+    kept = ("models", "data", "steps", "queries", "range", "seed")
+    results = {name: getattr(options, name) for name in kept}
+    results |= {"images": count, "first image": options.images.start, "results": rows}
     files.write_json(options.output / _RESULTS, results)
     table = [{"model": name} | row for name in rows for row in rows[name]]
     files.write_table(options.output / "robustness.csv", table)

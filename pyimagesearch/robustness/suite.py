@@ -30,7 +30,6 @@ def make_attacks(
     """
     cross_entropy = OnLogits("cross_entropy", from_logits)
     margin = OnLogits("margin", from_logits)
-    fgsm = partial(generate_image_adversary, model, loss=cross_entropy, clip=clip)
     climb = partial(
         attacks.projected_gradient_descent,
         model,
@@ -74,7 +73,7 @@ def make_attacks(
     by_name = {
         "uniform noise": uniform_noise,
         "random signs": random_signs,
-        "FGSM": fgsm,
+        "FGSM": partial(generate_image_adversary, model, loss=cross_entropy, clip=clip),
         "BIM": bim,
         "PGD, cross-entropy": partial(pgd, restarts=2),
         "PGD, margin": partial(pgd, loss=margin, restarts=2),
