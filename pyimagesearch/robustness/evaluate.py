@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import keras
@@ -106,11 +105,10 @@ def evaluate_robustness(
             "differ; switch off what draws random numbers in inference mode, such as "
             "noise or dropout with training=True"
         )
-    progress = keras.utils.Progbar(
-        len(all_eps) * len(attacks),
-        verbose=checks.is_live() if verbose is None else verbose,
-        unit_name="attack",
-    )
+    if verbose is None:
+        verbose = checks.is_live()
+    count = len(all_eps) * len(attacks)
+    progress = keras.utils.Progbar(count, verbose=verbose, unit_name="attack")
     for value in all_eps:
         begun = time.perf_counter()
         worst = clean
@@ -140,8 +138,7 @@ class _Outcome(NamedTuple):
     losses: np.ndarray
 
 
-@dataclass
-class _Judge:
+class _Judge(NamedTuple):
     """Attacks images, and says what became of them."""
 
     model: keras.Model

@@ -41,8 +41,8 @@ def robust_attack(
         rng: Seed or NumPy generator of the random starts and shifts.
 
     Returns:
-        An attack on images `(n, height, width, channels)`, series or vectors. As it
-        shifts images, they move further than eps.
+        An attack on images, which move further than eps by the shift, on series or on
+        vectors.
     """
     steps = checks.positive_integer("steps", steps)
     rng = checks.generator(rng)
