@@ -14,10 +14,6 @@ from pyimagesearch.experiment import options as shared
 from pyimagesearch.experiment.console import fail, run_script
 
 _RESULTS = "robustness.json"
-_TABLE = "robustness.csv"
-_LEGEND = """
-Worst case: an image counts as correct only if every attack failed on it.
-An image that is wrong when clean is not attacked, and counts as wrong always."""
 
 
 def parse_options(description: str) -> Namespace:
@@ -53,17 +49,16 @@ def parse_options(description: str) -> Namespace:
     parser.add_argument(
         "--range",
         nargs=2,
-        type=shared.number(float, -1e9, 1e9),
+        type=float,
         default=[0.0, 1.0],
         metavar=("LOW", "HIGH"),
         help="pixel range that the models expect (default: 0 1)",
     )
-    parser.add_argument(
-        "--from-logits", action="store_true", help="the models return logits"
-    )
+    parser.add_argument("--from-logits", action="store_true", help="models give logits")
     parser.add_argument(
         "--fail-under",
         type=shared.number(float, 0, 1),
+        default=0.0,
         help="end with status 1 if a worst case is below this accuracy",
     )
     options = parser.parse_args()
@@ -75,12 +70,9 @@ def parse_options(description: str) -> Namespace:
     if largest > high - low:
         fail(f"--eps must be from 0 to the range's {high - low:g}, got {largest:g}")
     options.models = name_models(options.models)
-    earlier = options.output and (options.output / _RESULTS).exists()
-    if earlier and not options.force:
-        fail(
-            f"--output: {options.output} holds an earlier {_RESULTS}: give another "
-            "folder, or --force to replace it"
-        )
+    folder = options.output
+    if folder and (folder / _RESULTS).exists() and not options.force:
+        fail(f"--output: {folder} holds an earlier {_RESULTS}; --force replaces it")
     return options
 
 
@@ -92,25 +84,22 @@ def data_or_folder(text: str) -> str:
 def image_range(text: str) -> slice:
     """Return a value of --images: a number of images, or START:STOP."""
     start, _, stop = text.rpartition(":")
-    count = shared.number(int, 0)
-    rows = slice(count(start or "0"), count(stop))
-    shared.require(rows.start < rows.stop, "a number from 1 on, or START:STOP", text)
+    rows = slice(int(start or 0), int(stop))
+    is_right = 0 <= rows.start < rows.stop
+    shared.require(is_right, "a number from 1 on, or START:STOP", text)
     return rows
-
-
-image_range.__name__ = "image range"
 
 
 def name_models(paths: list[str]) -> dict[str, str]:
     """Return paths by their names without what all have in common."""
     folder = os.path.commonpath([Path(path).absolute().parent for path in paths])
-    names = (os.path.relpath(path, folder).removesuffix(".keras") for path in paths)
-    return dict(zip(names, paths, strict=True))
+    return {
+        os.path.relpath(path, folder).removesuffix(".keras"): path for path in paths
+    }
 
 
 def main(options: Namespace) -> None:
     """Evaluate saved models side by side."""
-    import keras
     import numpy as np
 
     from pyimagesearch.experiment.data import load_test
@@ -120,16 +109,16 @@ def main(options: Namespace) -> None:
 
     models = {name: read_model(path) for name, path in options.models.items()}
     print("[INFO] loading data...")
-    first = next(iter(models.values()))
+    first, *_ = models.values()
     options.data, (images, labels) = load_test(options.data, first, options.images)
     low, high = options.range
     images = np.clip(low + np.float32(high - low) * images, low, high)
+    data = (images, labels)
     for name, model in models.items():
-        check_model_fits(model, options.models[name], (images, labels))
+        check_model_fits(model, options.models[name], data)
     reports = {}
     for name, model in models.items():
         print(f"[INFO] attacking {name} on {len(images):,} test images...")
-        keras.utils.set_random_seed(options.seed)
         try:
             reports[name] = evaluate_robustness(
                 model,
@@ -144,75 +133,57 @@ def main(options: Namespace) -> None:
             )
         except ValueError as error:
             fail(f"{name}: {one_line(error)}")
-    print(f"{format_table(reports)}\n{_LEGEND}")
+    print(format_table(reports))
     best = max(report[-1].accuracy for report in reports.values())
-    print(describe_interval(best, len(images)))
+    print(describe(best, len(images)))
     if options.output:
         write(reports, options, len(images))
-        save_pictures(
-            options.output,
-            models,
-            (images, labels),
-            max(options.eps),
-            options.range,
-            prefix="robustness_",  # beside a run's own pictures
-        )
+        eps = max(options.eps)
+        prefix = "robustness_"  # beside a run's own pictures
+        save_pictures(options.output, models, data, eps, options.range, prefix)
     lowest = min(row.accuracy for report in reports.values() for row in report)
-    if options.fail_under is not None and lowest < options.fail_under:
-        print(
-            f"a worst case of {lowest:.4f} is below --fail-under "
-            f"{options.fail_under:g}",
-            file=sys.stderr,
-        )
-        sys.exit(1)
-
-
-def describe_interval(accuracy: float, count: int) -> str:
-    """Return a sentence on what an accuracy on so many images stands for."""
-    from scipy.stats import binomtest
-
-    test = binomtest(round(accuracy * count), count)
-    interval = test.proportion_ci(method="wilson")
-    shares = f"{accuracy:.3f} stands for {interval.low:.3f} to {interval.high:.3f}"
-    return f"With {count:,} images a worst case of {shares} (95%)."
+    if lowest < options.fail_under:
+        limit = f"--fail-under {options.fail_under:g}"
+        sys.exit(f"a worst case of {lowest:.4f} is below {limit}")
 
 
 def format_table(reports: dict[str, list]) -> str:
     """Return the accuracies of all models side by side."""
-    widths = {name: max(8, len(name) + 2) for name in reports}
-    heads = "".join(f"{name:>{width}}" for name, width in widths.items())
-    lines = [f"\n{'eps':<9}{'attack':<25}{heads}"]
-    last_eps = None
+    heads = [name.rjust(max(8, len(name) + 2)) for name in reports]
+    lines = [f"\n{'eps':<9}{'attack':<25}{''.join(heads)}\n"]
     for rows in zip(*reports.values(), strict=True):
-        eps = rows[0].eps
-        if eps != last_eps:
+        first, *_ = rows
+        cells = [
+            f"{row.accuracy:{len(head)}.4f}"
+            for row, head in zip(rows, heads, strict=True)
+        ]
+        lines.append(f"{first.eps:<9.4g}{first.attack:<25}{''.join(cells)}")
+        if first.attack in ("clean", "worst case"):
             lines.append("")
-        last_eps = eps
-        cells = "".join(
-            f"{row.accuracy:{width}.4f}"
-            for row, width in zip(rows, widths.values(), strict=True)
-        )
-        lines.append(f"{eps:<9.4g}{rows[0].attack:<25}{cells}")
     return "\n".join(lines)
+
+
+def describe(accuracy: float, count: int) -> str:
+    """Return what the table means, and an accuracy on so many images stands for."""
+    from scipy.stats import binomtest
+
+    interval = binomtest(round(accuracy * count), count).proportion_ci(method="wilson")
+    shares = f"{accuracy:.3f} stands for {interval.low:.3f} to {interval.high:.3f}"
+    return f"""\
+Worst case: an image counts as correct only if every attack failed on it.
+An image that is wrong when clean is not attacked, and counts as wrong always.
+With {count:,} images a worst case of {shares} (95%)."""
 
 
 def write(reports: dict[str, list], options: Namespace, count: int) -> None:
     """Write `robustness.json` and `robustness.csv` into the output folder."""
     rows = {name: [row._asdict() for row in report] for name, report in reports.items()}
-    results = {
-        "models": options.models,
-        "data": options.data,
-        "images": count,
-        "first image": options.images.start,
-        "steps": options.steps,
-        "queries": options.queries,
-        "range": options.range,
-        "seed": options.seed,
-        "results": rows,
-    }
+    kept = ("models", "data", "steps", "queries", "range", "seed")
+    results = {name: getattr(options, name) for name in kept}
+    results |= {"images": count, "first image": options.images.start, "results": rows}
     files.write_json(options.output / _RESULTS, results)
-    lines = [{"model": name} | row for name in rows for row in rows[name]]
-    files.write_table(options.output / _TABLE, lines)
+    table = [{"model": name} | row for name in rows for row in rows[name]]
+    files.write_table(options.output / "robustness.csv", table)
 
 
 if __name__ == "__main__":

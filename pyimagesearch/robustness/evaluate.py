@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import keras
@@ -73,8 +72,8 @@ def evaluate_robustness(
 
     Raises:
         TypeError, ValueError: If an argument is of a wrong type, out of range or does
-            not fit the model, or if the model is no classifier, answers at random, or
-            returns NaN or infinity.
+            not fit, or if the model is no classifier, or returns random answers, NaN or
+            infinity.
     """
     if clip is None:
         raise ValueError("clip must be (low, high), got None")
@@ -84,11 +83,17 @@ def evaluate_robustness(
     if values.ndim > 1 or values.size == 0:
         raise ValueError(f"eps must be a number, or several, got {checks.shown(eps)}")
     all_eps = [checks.number_in("eps", value, 0, width) for value in values.ravel()]
-    steps = checks.positive_integer("steps", steps)
-    queries = checks.positive_integer("queries", queries)
-    rng = checks.generator(rng)
     predict, shape = compile_logits(model, images, from_logits)
     ids = as_classes("labels", labels, len(images), shape)
+    attacks, longer_pgd = make_attacks(
+        model,
+        predict,
+        clip=clip,
+        steps=checks.positive_integer("steps", steps),
+        queries=checks.positive_integer("queries", queries),
+        from_logits=from_logits,
+        rng=checks.generator(rng),
+    )
 
     judge = _Judge(model, predict, images, ids)
     started = time.perf_counter()
@@ -100,20 +105,10 @@ def evaluate_robustness(
             "differ; switch off what draws random numbers in inference mode, such as "
             "noise or dropout with training=True"
         )
-    attacks, longer_pgd = make_attacks(
-        model,
-        predict,
-        clip=clip,
-        steps=steps,
-        queries=queries,
-        from_logits=from_logits,
-        rng=rng,
-    )
-    progress = keras.utils.Progbar(
-        len(all_eps) * len(attacks),
-        verbose=checks.is_live() if verbose is None else verbose,
-        unit_name="attack",
-    )
+    if verbose is None:
+        verbose = checks.is_live()
+    count = len(all_eps) * len(attacks)
+    progress = keras.utils.Progbar(count, verbose=verbose, unit_name="attack")
     for value in all_eps:
         begun = time.perf_counter()
         worst = clean
@@ -143,8 +138,7 @@ class _Outcome(NamedTuple):
     losses: np.ndarray
 
 
-@dataclass
-class _Judge:
+class _Judge(NamedTuple):
     """Attacks images, and says what became of them."""
 
     model: keras.Model
@@ -161,16 +155,14 @@ class _Judge:
         return _Outcome(adversaries, logits.argmax(axis=1) == self.ids, losses)
 
     def attacked(self, start, attack, eps, most=None):
-        """Return what an attack makes of the images, at most so many, that are right.
-
-        What is wrong at the start stays wrong.
-        """
+        """Return what an attack makes of images, at most so many, that are right."""
         rows = np.flatnonzero(start.correct)[:most]
         if eps == 0 or rows.size == 0:
             return start
         adversaries = start.images.copy()
         adversaries[rows] = attack(self.images[rows], self.ids[rows], eps)
         found = self.outcome_of(adversaries)
+        # What was wrong at the start stays wrong.
         return found._replace(correct=found.correct & start.correct)
 
     def share_left(self, start, attack, eps):
@@ -194,9 +186,8 @@ class _Judge:
 
 def _worse_of(one, other):
     """Return for each image the outcome that is worse for the model."""
-    is_worse = np.where(
-        one.correct == other.correct, other.losses > one.losses, one.correct
-    )
+    is_worse = other.correct < one.correct
+    is_worse |= (other.correct == one.correct) & (other.losses > one.losses)
     worse = _Outcome(*[values.copy() for values in one])
     for values, others in zip(worse, other, strict=True):
         values[is_worse] = others[is_worse]

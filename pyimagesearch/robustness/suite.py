@@ -1,9 +1,7 @@
 """The attacks of the report, each a function of images, class ids and eps."""
 
-from collections.abc import Callable
 from functools import partial
 
-import keras
 import numpy as np
 
 from pyimagesearch import attacks
@@ -14,23 +12,14 @@ SQUARE = "Square, on what is left"
 _TARGETS = 5
 
 
-def make_attacks(
-    model: keras.Model,
-    predict: Callable[[np.ndarray], np.ndarray],
-    *,
-    clip: tuple[float, float],
-    steps: int,
-    queries: int,
-    from_logits: bool | None,
-    rng: np.random.Generator,
-) -> tuple[dict[str, Callable], Callable]:
-    """Return the attacks by name, in the report's order, and PGD of thrice the steps.
+def make_attacks(model, predict, *, clip, steps, queries, from_logits, rng):
+    """Return the attacks by name, in the report's order, and a longer PGD.
 
-    `predict` returns the model's logits for images.
+    `predict` returns the model's logits for images; the rest is as for
+    `evaluate_robustness`, but `rng` is a generator, from which all attacks draw.
     """
     cross_entropy = OnLogits("cross_entropy", from_logits)
     margin = OnLogits("margin", from_logits)
-    fgsm = partial(generate_image_adversary, model, loss=cross_entropy, clip=clip)
     climb = partial(
         attacks.projected_gradient_descent,
         model,
@@ -74,7 +63,7 @@ def make_attacks(
     by_name = {
         "uniform noise": uniform_noise,
         "random signs": random_signs,
-        "FGSM": fgsm,
+        "FGSM": partial(generate_image_adversary, model, loss=cross_entropy, clip=clip),
         "BIM": bim,
         "PGD, cross-entropy": partial(pgd, restarts=2),
         "PGD, margin": partial(pgd, loss=margin, restarts=2),

@@ -45,38 +45,29 @@ def main(options: Namespace) -> None:
     total, *dims = data.test[0].shape
     run = Run(options, data)
     model = load_model(run.trained_network, data.test)
-    (images, labels), held_out = robust.hold_out(data.train, options.seed)
-    steps_per_epoch = len(images) // _BATCH_SIZE
+    train, held_out = robust.hold_out(data.train, options.seed)
+    steps_per_epoch = len(train[0]) // _BATCH_SIZE
     if steps_per_epoch == 0:
         fail(f"--data must hold {_BATCH_SIZE} training images or more")
-    epochs = options.epochs or max(
-        data.fine_tune_epochs, robust.robust_epochs(options.eps)
-    )
+    usual_epochs = max(data.fine_tune_epochs, robust.robust_epochs(options.eps))
+    epochs = options.epochs or usual_epochs
     steps = epochs * steps_per_epoch
 
     run.save_trained(model)
     model.compile("adam", "categorical_crossentropy", metrics=["accuracy"])
-    loss, accuracy = model.evaluate(*data.test, verbose=0)
-    run.show("normal testing images", loss, accuracy)
-    test_batches = generate_adversarial_batch(
-        model, total, *data.test, dims, eps=options.eps, rng=options.seed
+    run.show("normal testing images", *model.evaluate(*data.test, verbose=0))
+    batches = generate_adversarial_batch(
+        model, total, *data.test, dims, options.eps, rng=options.seed
     )
-    adversaries = next(test_batches)
-    loss, accuracy = model.evaluate(*adversaries, verbose=0)
-    run.show("adversarial testing images", loss, accuracy)
+    adversaries = next(batches)  # every test image once
+    run.show("adversarial testing images", *model.evaluate(*adversaries, verbose=0))
 
     print("[INFO] fine-tuning network by the robust recipe...")
     optimizer = robust.robust_optimizer(model, steps)
     model.compile(optimizer, "categorical_crossentropy", metrics=["accuracy"])
+    attack = robust.robust_attack(steps, rng=options.seed)
     batches = generate_adversarial_batch(
-        model,
-        _BATCH_SIZE,
-        images,
-        labels,
-        dims,
-        eps=options.eps,
-        attack=robust.robust_attack(steps, rng=options.seed),
-        rng=options.seed,
+        model, _BATCH_SIZE, *train, dims, options.eps, attack=attack, rng=options.seed
     )
     watch = robust.WatchRobustness(held_out, options.eps)
     model.fit(

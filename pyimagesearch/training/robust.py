@@ -4,6 +4,7 @@ import itertools
 
 import keras
 import numpy as np
+from keras import layers
 from numpy.lib.stride_tricks import sliding_window_view
 
 from pyimagesearch.attacks import projected_gradient_descent, shrinking_steps
@@ -16,12 +17,8 @@ from pyimagesearch.core.warning import warn
 
 Data = tuple[np.ndarray, np.ndarray]
 
-_MOST_HELD_OUT = 200
-_DROPOUT = (
-    keras.layers.AlphaDropout,
-    keras.layers.Dropout,  # and its spatial kin
-    keras.layers.GaussianDropout,
-)
+# With their spatial kin.
+_DROPOUT = (layers.AlphaDropout, layers.Dropout, layers.GaussianDropout)
 
 
 def robust_attack(
@@ -29,14 +26,14 @@ def robust_attack(
 ) -> Attack:
     """Return the recipe's attack, for a generator that is given the eps to withstand.
 
-    Each image is first shifted by up to a pixel, up or down and sideways, its edge
-    repeated; what has no height and width is not. Then PGD climbs from a random start,
-    with `chords=True`, or the network would learn to hide behind its first ReLUs.
-    Let e be eps as a share of the range. PGD takes `1 + 10 e` steps, at least two. Its
-    own eps, the reach, is `1.35 - e / 2` times eps. Its steps fall from 1.25 times the
-    reach to `1 / steps` of it; a network learns to escape equal ones. The reach rises
-    from 0 over the first `2 e` of the training, at most 0.3 of it, because a network
-    learns nothing from strong adversaries at once.
+    It shifts each image by up to a pixel in both directions, its edge repeated; what
+    has no height and width is not shifted. Then PGD climbs from a random start, with
+    `chords=True`, or the network would learn to hide behind its first ReLUs. Let e be
+    eps as a share of the range. PGD takes `1 + 10 e` steps, at least two, and reaches
+    `1.35 - e / 2` times eps. Its steps fall from 1.25 times the reach to `1 / steps` of
+    it: networks learn to escape equal ones. The reach rises from 0 over the first `2 e`
+    of the training, at most 0.3 of it: no network learns from strong adversaries at
+    once.
 
     Args:
         steps: Batches in all epochs together. The attack counts its own calls, one a
@@ -45,8 +42,8 @@ def robust_attack(
         rng: Seed or NumPy generator of the random starts and shifts.
 
     Returns:
-        An attack on images `(n, height, width, channels)`, series or vectors. As it
-        shifts images, they move further than eps.
+        An attack on images, which move further than eps by the shift, on series or on
+        vectors.
     """
     steps = checks.positive_integer("steps", steps)
     rng = checks.generator(rng)
@@ -77,10 +74,9 @@ def robust_attack(
     return attack
 
 
-def robust_epochs(eps: float, clip: tuple[float, float] = (0.0, 1.0)) -> int:
+def robust_epochs(eps: float) -> int:
     """Return how many epochs of MNIST the recipe asks for: 10, and 15 at eps 0.3."""
-    share = eps / (clip[1] - clip[0])
-    return min(15, max(10, round(7.5 + 25 * share)))
+    return min(15, max(10, round(7.5 + 25 * eps)))
 
 
 def _shift(images, rng):
@@ -95,10 +91,10 @@ def _shift(images, rng):
 def robust_optimizer(model: keras.Model, steps: int) -> keras.optimizers.Optimizer:
     """Switch dropout off in a model, and return the recipe's optimizer for it.
 
-    Dropout of every kind (also spatial, Gaussian and alpha dropout) gets the rate 0,
-    for robust training has no use for it. The optimizer is Adam with a rate that rises
-    from 1e-4 to 1e-2 and falls again. In the end the weights are replaced by their
-    average over about a tenth of the steps. Compile the model afterwards.
+    Dropout of every kind gets the rate 0: robust training has no use for it. The
+    optimizer is Adam with a rate that rises from 1e-4 to 1e-2 and falls again. In the
+    end the weights are replaced by their average over about a tenth of the steps.
+    Compile the model afterwards.
 
     Args:
         model: The model, which is changed.
@@ -134,13 +130,10 @@ class WatchRobustness(keras.callbacks.Callback):
         self._images, self._labels = data
         self._eps = eps
         self._clip = clip
-        self.accuracies = []
-        self.best_weights = []
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Start anew, as for another fold, or raise if the model is no classifier."""
         self.accuracies = []
-        self.best_weights = []
         compile_logits(self.model, checks.array("images", self._images, np.float32))
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
@@ -161,6 +154,7 @@ class WatchRobustness(keras.callbacks.Callback):
         accuracy = float((predict(attacked).argmax(axis=1) == ids).mean())
         if accuracy >= max(self.accuracies, default=0.0):
             self.best_weights = self.model.get_weights()
+            self._best_epoch = epoch + 1
         self.accuracies.append(accuracy)
         logs["robust_accuracy"] = accuracy
 
@@ -169,11 +163,10 @@ class WatchRobustness(keras.callbacks.Callback):
         best = max(self.accuracies, default=0.0)
         if self.accuracies and self.accuracies[-1] < 0.8 * best:
             self.model.set_weights(self.best_weights)
-            epoch = self.accuracies.index(best) + 1
             warn(
                 f"the defence has failed: {self.accuracies[-1]:.3f} of the images "
-                f"withstand PGD, and {best:.3f} did in epoch {epoch}, whose weights it "
-                "has again"
+                f"withstand PGD, and {best:.3f} did in epoch {self._best_epoch}, whose "
+                "weights it has again"
             )
 
 
@@ -184,7 +177,7 @@ def hold_out(data: Data, seed: int) -> tuple[Data, Data]:
     count = len(labels)
     if len(images) != count:
         raise ValueError(f"images must be {count}, as labels, got {len(images)}")
-    held_out = max(1, min(_MOST_HELD_OUT, count // 20))
+    held_out = max(1, min(200, count // 20))
     order = np.random.default_rng(seed).permutation(count)
     few = np.sort(order[:held_out])
     rest = np.sort(order[held_out:])
