@@ -112,21 +112,22 @@ def evaluate_robustness(
     for value in all_eps:
         begun = time.perf_counter()
         worst = clean
+        drops = {}
         new_rows = []
         for name, attack in attacks.items():
             started = time.perf_counter()
             before = worst if name == SQUARE else clean
             found = judge.attacked(before, attack, value)
+            drops[name] = before.correct.mean() - found.correct.mean()
             new_rows.append(judge.row(name, value, found, started))
             worst = _worse_of(worst, found)
             progress.add(1)
         new_rows.append(judge.row("worst case", value, worst, begun))
         rows += new_rows
         if value > 0:
-            by_square = before.correct.mean() - worst.correct.mean()  # which came last
             by_longer = judge.share_left(worst, longer_pgd, value)
             at_half = judge.share_left(worst, longer_pgd, width / 2)
-            _warn_of_doubts(model, new_rows, by_square, by_longer, at_half)
+            _warn_of_doubts(model, new_rows, drops[SQUARE], by_longer, at_half)
     return rows
 
 
