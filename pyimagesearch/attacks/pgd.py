@@ -10,8 +10,7 @@ from pyimagesearch.core import checks
 from pyimagesearch.core.chords import chord_slopes
 from pyimagesearch.core.compiled import compile_for
 from pyimagesearch.core.gradients import check_outputs, warn_of_gradients
-from pyimagesearch.core.labels import find_classes
-from pyimagesearch.core.losses import Loss, get_loss, is_binary
+from pyimagesearch.core.losses import Loss, find_classes, get_loss
 from pyimagesearch.fgsm import gradient_direction
 
 
@@ -116,9 +115,7 @@ def projected_gradient_descent(
 
     if restarts == 1:
         return attack(slice(None))
-    classes = None
-    if not is_binary(get_loss(loss)):
-        classes = find_classes(targets, climb.output_shape)
+    classes = find_classes(targets, climb.output_shape, get_loss(loss))
     judge = compile_for(_judge, model, images, loss)
     adversaries = images.copy()
     largest = np.full(len(images), -np.inf, np.float32)
@@ -128,9 +125,7 @@ def projected_gradient_descent(
         losses, answers = judge.run(tried, targets[rows])
         if is_targeted:
             losses = -losses
-        fools = np.zeros(len(rows), bool)
-        if classes is not None:
-            fools = (answers == classes[rows]) == is_targeted
+        fools = (classes[rows] >= 0) & ((answers == classes[rows]) == is_targeted)
         is_better = fools | (losses > largest[rows])
         adversaries[rows[is_better]] = tried[is_better]
         largest[rows[is_better]] = losses[is_better]

@@ -70,16 +70,22 @@ def square_attack(
     ids = as_classes("labels", labels, len(images), scores_shape)
 
     def margins_of(tried, ids):
-        logits = predict(tried)
+        """Return by how much the largest wrong logit exceeds the true one."""
+        logits = predict(tried).copy()
         check_outputs(model, np.isfinite(logits).all(axis=1))
-        return _margins(logits, ids)
+        rows = np.arange(len(ids))
+        true = logits[rows, ids]
+        logits[rows, ids] = -np.inf
+        return logits.max(axis=1) - true
 
     adversaries = images.copy()
     margins = margins_of(images, ids)
     left = np.flatnonzero(margins <= 0)  # that are right so far
     if left.size == 0:
         return adversaries
-    adversaries[left] = _stripes(images[left], eps[left], bounds, rng)
+    # Columns at +eps or -eps from top to bottom.
+    signs = rng.choice(np.float32([-1, 1]), (left.size, 1, *images.shape[2:]))
+    adversaries[left] = np.clip(images[left] + signs * eps[left], *bounds)
     margins[left] = margins_of(adversaries[left], ids[left])
     for height, width in _square_sizes(images.shape, queries):
         tried = adversaries[left]
@@ -92,15 +98,6 @@ def square_attack(
         if left.size == 0:
             break
     return adversaries
-
-
-def _margins(logits, ids):
-    """Return by how much the largest wrong logit exceeds the true one."""
-    rows = np.arange(len(ids))
-    true = logits[rows, ids]
-    others = logits.copy()
-    others[rows, ids] = -np.inf
-    return others.max(axis=1) - true
 
 
 def _grid_shape(shape):
@@ -118,13 +115,6 @@ def _square_sizes(shape, queries):
     widths = np.where(sides > height, areas / height, sides)
     sizes = np.stack([heights, widths], axis=1).round()
     return sizes.clip(1, (height, width)).astype(int)
-
-
-def _stripes(images, eps, bounds, rng):
-    """Return images whose columns are at +eps or -eps from top to bottom."""
-    shape = (len(images), 1, *images.shape[2:])
-    signs = rng.choice(np.float32([-1, 1]), shape)
-    return np.clip(images + signs * eps, *bounds)
 
 
 def _change_squares(tried, images, eps, bounds, height, width, rng):

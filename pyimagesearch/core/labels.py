@@ -84,17 +84,3 @@ def as_classes(name: str, labels: np.ndarray, count: int, shape: Shape) -> np.nd
                 "trained with"
             )
     return as_class_ids(name, labels, count, shape)
-
-
-def find_classes(targets: np.ndarray, shape: Shape) -> np.ndarray | None:
-    """Return the class ids `(n,)` that targets for a loss stand for, if they do.
-
-    One-hot rows of two and more classes, and class ids, do; a single output's targets,
-    several labels an image and those of regression do not.
-    """
-    if len(shape) != 1 or shape[0] < 2:
-        return None
-    if targets.ndim == 1:
-        return targets
-    are_one_hot = np.isin(targets, (0, 1)).all() and (targets.sum(axis=1) == 1).all()
-    return targets.argmax(axis=1) if are_one_hot else None

@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable
 from typing import NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from pyimagesearch.core import checks
@@ -90,11 +91,20 @@ def takes_class_ids(loss: Loss) -> bool:
     return isinstance(loss, kinds) or getattr(loss, "func", loss) is function
 
 
-def is_binary(loss: Loss) -> bool:
-    """Return whether a loss judges each output on its own, as for several labels."""
+def find_classes(targets: np.ndarray, shape: tuple[int, ...], loss: Loss) -> np.ndarray:
+    """Return the class ids `(n,)` that targets for a loss stand for, or -1.
+
+    One-hot rows of two and more classes, and class ids, stand for classes; several
+    labels an image, a single output's targets and those of regression do not.
+    """
     function = getattr(loss, "func", loss)  # of a partial
     name = getattr(function, "name", None) or getattr(function, "__name__", "")
-    return name.startswith("binary")
+    if len(shape) == 1 and shape[0] > 1 and not name.startswith("binary"):
+        if targets.ndim == 1:
+            return targets
+        if np.isin(targets, (0, 1)).all() and (targets.sum(axis=1) == 1).all():
+            return targets.argmax(axis=1)
+    return np.full(len(targets), -1)
 
 
 def each_loss(loss: Loss, targets: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
