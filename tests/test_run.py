@@ -57,29 +57,31 @@ def leave_out(*arguments, **settings):
 
 @pytest.fixture
 def run_script(tiny_data, monkeypatch, capsys):
-    """Return a function that makes a short run of a script in this process."""
+    """Return a function that makes a short run of a script in this process.
+
+    It returns what is printed, with a line of an error in the place of all of stderr.
+    """
     monkeypatch.setattr(run, "check_defence", leave_out)
     monkeypatch.setattr(run, "save_pictures", leave_out)
     monkeypatch.syspath_prepend(ROOT)
 
-    def run_script(script, *arguments):
+    def run_script(script, *arguments, status=0):
         module = importlib.import_module(script)
         short = ["--data", tiny_data, "--epochs", 2, "--fine-tune-epochs", 2, "--quiet"]
         argv = [f"{script}.py", *map(str, [*short, *arguments])]
         monkeypatch.setattr(sys, "argv", argv)
-        status = 0
+        ended = 0
         try:
             console.run_script(module.main, PARSERS[script], module.__doc__)
         except SystemExit as exit:
-            status = exit.code
-        return status, *capsys.readouterr()
+            ended = exit.code
+        printed, error = capsys.readouterr()
+        assert ended == status, error
+        if status:
+            (error,) = error.strip().splitlines()
+        return printed, error
 
     return run_script
-
-
-def one_line(error):
-    (line,) = error.strip().splitlines()
-    return line
 
 
 def read_results(path):
@@ -160,8 +162,7 @@ def test_run_killed_at_any_save_goes_on(
         with pytest.raises(PowerLoss), failing(monkeypatch, save, PowerLoss()):
             run_script(script, "--force", "--output", path)
         check_files(path)
-        status, printed, error = run_script(script, "--force", "--output", path)
-        assert status == 0, error
+        printed, _ = run_script(script, "--force", "--output", path)
         printed = printed.rpartition("loading MNIST")[2]  # of the last run
         assert ("training network" in printed) == (save <= 3)
         assert (f"going on from {path / 'trained.keras'}" in printed) == (save > 3)
@@ -210,13 +211,11 @@ def story(stdout):
 
 
 @pytest.fixture
-def check_run(run_script, monkeypatch, tmp_path):
+def check_run(run_script, tmp_path):
     """Return a function that runs a script twice and checks story, files and figures.
 
     The first run is in a process of its own, the second saves what it makes.
     """
-    monkeypatch.setattr(pictures, "_IMAGES", 20)
-    monkeypatch.setattr(run, "save_pictures", pictures.save_pictures)
 
     def check_run(script, given, data, expected_story, **environment):
         environment = os.environ | environment
@@ -230,7 +229,7 @@ def check_run(run_script, monkeypatch, tmp_path):
         figures = printed_figures(finished.stdout)
         accuracies = [float(accuracy) for _, _, accuracy in figures]
         normal, attacked, _, attacked_after, fgsm, clipped, pgd, square = accuracies
-        assert normal >= 0.92
+        assert normal >= 0.75
         assert attacked <= 0.30
         assert attacked_after >= attacked + 0.3
         assert fgsm < attacked_after
@@ -239,14 +238,12 @@ def check_run(run_script, monkeypatch, tmp_path):
         expected = [100 * share for share in (attacked_after, fgsm, min(pgd, square))]
         np.testing.assert_allclose(printed, expected, atol=0.06)
 
-        status, printed, error = run_script(
-            script, *given, "--data", data, "--output", tmp_path / "run"
-        )
-        assert status == 0, error
+        path = tmp_path / "run"
+        printed, _ = run_script(script, *given, "--data", data, "--output", path)
         assert printed_figures(printed) == figures[:4]
-        check_files(tmp_path / "run")
-        assert set(contents(tmp_path / "run")) == FILES | PICTURES
-        saved = read_results(tmp_path / "run")
+        check_files(path)
+        assert set(contents(path)) >= FILES
+        saved = read_results(path)
         assert saved["settings"]["script"] == f"{script}.py"
         assert saved["settings"]["--data"] == str(data)
         assert saved["versions"]["keras"] == keras.__version__
@@ -256,7 +253,7 @@ def check_run(run_script, monkeypatch, tmp_path):
             (what, f"{figures['loss']:.4f}", f"{figures['accuracy']:.4f}")
             for what, figures in saved["figures"].items()
         ]
-        rows = history(tmp_path / "run")
+        rows = history(path)
         assert {row["phase"] for row in rows} == {"training", "fine-tuning"}
         last = [row for row in rows if row["phase"] == "training"][-1]
         assert last["epoch"] == str(saved["settings"]["--epochs"])
@@ -267,14 +264,17 @@ def check_run(run_script, monkeypatch, tmp_path):
 
 
 def test_without_data_and_network_the_first_tells_the_story_on_digits(
-    check_run, tmp_path
+    check_run, tmp_path, monkeypatch
 ):
+    monkeypatch.setattr(pictures, "_IMAGES", 20)
+    monkeypatch.setattr(run, "save_pictures", pictures.save_pictures)
     proxies = ("http_proxy", "https_proxy", "HTTPS_PROXY")
     offline = dict.fromkeys(proxies, "http://127.0.0.1:9")
     homes = dict.fromkeys(("HOME", "KERAS_HOME"), str(tmp_path))
     given = ["--seed", 3, "--batch-size", 16, "--epochs", 6, "--fine-tune-epochs", 4]
     expected = STORY.format("", FIRST_TUNING, "360", SEEN)
     finished = check_run(FIRST, given, "digits", expected, **offline, **homes)
+    assert set(contents(tmp_path / "run")) == FILES | PICTURES
     (warning,) = finished.stderr.splitlines()
     assert warning.startswith("warning: mnist is neither cached nor downloadable")
     assert warning.endswith("; using scikit-learn's digits instead")
@@ -288,13 +288,13 @@ def test_without_data_and_network_the_first_tells_the_story_on_digits(
 def test_the_second_tells_the_story_on_some_of_mnist(check_run, tmp_path):
     path = tmp_path / "some.npz"
     with np.load(MNIST_NPZ) as mnist:
-        train = {name: mnist[name][:9_600] for name in ("x_train", "y_train")}
-        test = {name: mnist[name][:500] for name in ("x_test", "y_test")}
+        train = {name: mnist[name][:4_800] for name in ("x_train", "y_train")}
+        test = {name: mnist[name][:250] for name in ("x_test", "y_test")}
         np.savez(path, **train, **test)
     given = ["--data", path, "--batch-size", 32]
     given += ["--epochs", 2, "--fine-tune-epochs", 1]
     used = f"[INFO] using {path} instead of MNIST\n"
-    expected = STORY.format(used, SECOND_TUNING, "500", "")
+    expected = STORY.format(used, SECOND_TUNING, "250", "")
     assert check_run(SECOND, given, path, expected).stderr == ""
 
 
@@ -303,36 +303,35 @@ def test_another_command_is_refused_until_force(run_script, start, tmp_path):
     wrong = tmp_path / "wrong.keras"
     build_classifier((8, 8, 1), classes=5).save(wrong)
     given = ["--output", path, "--model", start]
-    assert run_script(FIRST, *given)[0] == 0
+    run_script(FIRST, *given)
     before = contents(path)
     for script, changed in [(FIRST, ["--seed", 1]), (SECOND, [])]:
-        status, _, error = run_script(script, *given, *changed)
-        assert status == 2
-        assert f"{path} holds another run's results.json" in one_line(error)
+        _, error = run_script(script, *given, *changed, status=2)
+        assert f"{path} holds another run's results.json" in error
         assert "--force" in error
-    assert run_script(FIRST, *given, "--model", wrong, "--force")[0] == 2
+    run_script(FIRST, *given, "--model", wrong, "--force", status=2)
     assert contents(path) == before
-    assert run_script(FIRST, *given, "--seed", 1, "--force")[0] == 0
+    run_script(FIRST, *given, "--seed", 1, "--force")
     assert read_results(path)["settings"]["--seed"] == 1
 
 
 @pytest.mark.parametrize("name", ["results.json", "trained.keras", "accuracy.png"])
 def test_somebody_elses_file_is_not_overwritten(name, run_script, start, tmp_path):
     (tmp_path / name).write_text("precious")
-    status, _, error = run_script(FIRST, "--output", tmp_path, "--model", start)
-    assert status == 2 and name in one_line(error)
+    _, error = run_script(FIRST, "--output", tmp_path, "--model", start, status=2)
+    assert name in error
     assert contents(tmp_path) == {name: b"precious"}
 
 
 def test_full_disk_is_one_line_and_leaves_whole_files(
     run_script, start, tmp_path, monkeypatch
 ):
-    error = OSError(errno.ENOSPC, "No space left on device")
-    with failing(monkeypatch, 3, error):
-        status, _, line = run_script(FIRST, "--output", tmp_path, "--model", start)
-    assert status == 1
+    full = OSError(errno.ENOSPC, "No space left on device")
+    given = ["--output", tmp_path, "--model", start]
+    with failing(monkeypatch, 3, full):
+        _, error = run_script(FIRST, *given, status=1)
     hint = "; the same command goes on from the last finished phase"
-    assert one_line(line).endswith(f"No space left on device{hint}")
+    assert error.endswith(f"No space left on device{hint}")
     assert set(contents(tmp_path)) == FILES - NETWORKS
     check_files(tmp_path)
 
@@ -343,34 +342,29 @@ PUBLISHED = {
 }
 
 
-@pytest.fixture
-def finish(start, monkeypatch, capsys):
-    """Return a function that ends a script's run with made-up figures."""
-
-    def finish(script, path, *arguments, data="mnist", least_loss=1.25):
-        argv = [f"{script}.py", "--output", str(path), *map(str, arguments)]
-        monkeypatch.setattr(sys, "argv", argv)
-        monkeypatch.setattr(run, "check_defence", leave_out)
-        monkeypatch.setattr(run, "save_pictures", leave_out)
-        images = np.zeros((64, 8, 8, 1), np.float32)
-        split = (images, images)
-        begun = run.Run(PARSERS[script]("a script"), Data(data, split, split))
-        for number in range(5):
-            begun.show(f"images {number}", least_loss + number, 0.125 * number)
-        model = keras.saving.load_model(start)
-        begun.save_trained(model)
-        begun.finish(model, split)
-        return capsys.readouterr().out, read_results(path)["published"]
-
-    return finish
-
-
 @pytest.mark.parametrize("script", [FIRST, SECOND])
 def test_published_figures_stand_beside_a_tutorials_run(
-    script, finish, start, tmp_path
+    script, start, tmp_path, monkeypatch, capsys
 ):
-    printed, saved = finish(script, tmp_path)
-    table = printed.partition("published")[2].splitlines()[1:]
+    monkeypatch.setattr(run, "check_defence", leave_out)
+    monkeypatch.setattr(run, "save_pictures", leave_out)
+    images = np.zeros((64, 8, 8, 1), np.float32)
+    model = keras.saving.load_model(start)
+
+    def finish(*given, data="mnist"):
+        argv = [f"{script}.py", "--output", str(tmp_path), *given]
+        monkeypatch.setattr(sys, "argv", argv)
+        begun = run.Run(PARSERS[script]("a script"), Data(data, (images, []), None))
+        for number in range(5):
+            begun.show(f"images {number}", 1.25 + number, 0.125 * number)
+        with pytest.raises(FloatingPointError, match="loss on images 5 is nan"):
+            begun.show("images 5", math.nan, 0.125)
+        begun.save_trained(model)
+        begun.finish(model, None)
+        _, _, table = capsys.readouterr().out.partition("published")
+        return table.splitlines()[1:], read_results(tmp_path)["published"]
+
+    table, saved = finish()
     assert len(table) == len(saved) == 4
     for number, (line, theirs) in enumerate(zip(table, PUBLISHED[script], strict=True)):
         what = f"images {number}"
@@ -381,25 +375,24 @@ def test_published_figures_stand_beside_a_tutorials_run(
 
     changed = "--honest" if script == FIRST else "--split=0.4"
     for given, data in [
-        ([changed], "mnist"),
-        (["--model", start], "mnist"),
-        (["--quiet"], "faces.npz"),
+        (changed, "mnist"),
+        (f"--model={start}", "mnist"),
+        ("--quiet", "faces.npz"),
     ]:
-        printed, saved = finish(script, tmp_path, "--force", *given, data=data)
-        assert "published" not in printed and saved == {}
+        assert finish("--force", given, data=data) == ([], {})
 
 
-def test_network_that_does_not_fit_is_one_line(run_script, tmp_path):
-    logits = build_classifier((8, 8, 1), activation=None)
-    layer = keras.layers.Dense(3)
+def test_what_does_not_fit_the_data_is_one_line(run_script, tmp_path):
+    path = tmp_path / "model.keras"
     for model, message in [
-        (logits, "must return probabilities"),
-        (layer, "must be a Keras model of one output, got .*Dense"),
+        (build_classifier((8, 8, 1), activation=None), "must return probabilities"),
+        (keras.layers.Dense(3), "must be a Keras model of one output, got .*Dense"),
     ]:
-        keras.saving.save_model(model, tmp_path / "model.keras")
-        status, _, error = run_script(SECOND, "--model", tmp_path / "model.keras")
-        assert status == 2
-        assert re.search(f"model.keras {message}", one_line(error))
+        keras.saving.save_model(model, path)
+        _, error = run_script(SECOND, "--model", path, status=2)
+        assert re.search(f"{path} {message}", error)
+    _, error = run_script(FIRST, "--batch-size", 201, status=2)
+    assert "--batch-size must be at most 200" in error
 
 
 @pytest.mark.parametrize(
@@ -414,21 +407,9 @@ def test_training_that_diverges_is_one_line(
 
     monkeypatch.setattr(SimpleCNN, "build", small_network)
     monkeypatch.setattr(keras.optimizers, "Adam", optimizer)
-    status, _, error = run_script(script, "--output", tmp_path)
-    assert status == 1
-    assert "training has diverged" in one_line(error)
+    _, error = run_script(script, "--output", tmp_path, status=1)
+    assert "training has diverged" in error
     assert set(contents(tmp_path)) == left
-
-
-def test_figure_that_is_nan_is_refused(finish, tmp_path):
-    with pytest.raises(FloatingPointError, match="loss on images 0 is nan"):
-        finish(FIRST, tmp_path, least_loss=math.nan)
-
-
-def test_batch_larger_than_the_data_is_one_line(run_script):
-    status, _, error = run_script(FIRST, "--batch-size", 201)
-    assert status == 2
-    assert "--batch-size must be at most 200" in one_line(error)
 
 
 def test_honest_fine_tuning_has_not_seen_the_test_images(
@@ -440,9 +421,10 @@ def test_honest_fine_tuning_has_not_seen_the_test_images(
         np.savez(path, **{**arrays, "y_test": (arrays["y_test"] + 1) % 3})
     given = ["--data", path, "--model", start, "--batch-size", 4]
     given += ["--fine-tune-epochs", 10]
-    seen = printed_figures(run_script(FIRST, *given)[1])
+    printed, _ = run_script(FIRST, *given)
+    seen = printed_figures(printed)
     monkeypatch.setattr(run, "check_defence", check_defence)
-    _, printed, _ = run_script(FIRST, *given, "--honest")
+    printed, _ = run_script(FIRST, *given, "--honest")
     assert "has seen these test images" not in printed
     unseen = printed_figures(printed)
     assert unseen[:2] == seen[:2]
