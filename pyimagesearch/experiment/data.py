@@ -115,17 +115,18 @@ def load(name: str) -> Data:
     else:
         train, test = _load_npz(name, ["train", "test"])
     try:
-        images, labels = train = _split("train", *train)
-        test_images, _ = test = _split("test", *test, labels.shape[1], "y_train")
+        images, labels = _split("train", *train)
+        test_images, test_labels = _split("test", *test, labels.shape[1], "y_train")
         if images.shape[1:] != test_images.shape[1:]:
             raise ValueError("x_test must hold images of the shape of x_train's")
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
+    data = Data(name, (images, labels), (test_images, test_labels))
     if name == "digits":
-        return Data(name, train, test, epochs=40, fine_tune_epochs=30)
+        return data._replace(epochs=40, fine_tune_epochs=30)
     if Path(name).name == "mnist.npz" and images.shape == (60_000, 28, 28, 1):
-        return Data("mnist", train, test)  # by its file
-    return Data(name, train, test)
+        return data._replace(name="mnist")  # by its file
+    return data
 
 
 def _load_digits():

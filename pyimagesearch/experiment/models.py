@@ -44,12 +44,3 @@ def check_model_fits(model: keras.Model, path: str, data: Split) -> np.ndarray:
     if shape != (classes,) and (shape, classes) != ((1,), 2):
         fail(f"{path} must have {classes} classes as the data, got {shape}")
     return output
-
-
-def seed_random_layers(model: keras.Model, seed: int) -> None:
-    """Seed dropout and its kin anew, whose state a saved network does not keep."""
-    rng = np.random.default_rng(seed)
-    weights = {id(weight) for weight in model.weights}
-    for variable in model.variables:
-        if id(variable) not in weights:  # so it is a layer's random state
-            variable.assign(rng.integers(2**31, size=2))

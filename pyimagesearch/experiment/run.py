@@ -8,12 +8,12 @@ import time
 from argparse import Namespace
 
 import keras
+import numpy as np
 
 from pyimagesearch.experiment import files
 from pyimagesearch.experiment.console import fail, script_name
 from pyimagesearch.experiment.data import Data, Split
 from pyimagesearch.experiment.defence import check_defence
-from pyimagesearch.experiment.models import seed_random_layers
 from pyimagesearch.experiment.options import DEFENDED, TRAINED
 from pyimagesearch.experiment.pictures import save_pictures
 from pyimagesearch.experiment.published import compare_with_published
@@ -125,7 +125,12 @@ class _Phase(keras.callbacks.Callback):
         self._history = history
 
     def on_train_begin(self, logs=None):
-        seed_random_layers(self.model, self._seed)
+        # A saved network does not keep the random state of dropout and its kin.
+        rng = np.random.default_rng(self._seed)
+        weights = {id(weight) for weight in self.model.weights}
+        for variable in self.model.variables:
+            if id(variable) not in weights:  # so it is a layer's random state
+                variable.assign(rng.integers(2**31, size=2))
 
     def on_epoch_begin(self, epoch, logs=None):
         self._begun = time.perf_counter()
@@ -144,13 +149,12 @@ def _check_finite(loss, where):
 
 def _settings(options, data):
     """Return what decides a run's figures."""
+    given = vars(options) | {"data": data.name}
+    if "fine_tune_epochs" in given:
+        given["epochs"] = options.epochs or data.epochs
+        given["fine_tune_epochs"] = options.fine_tune_epochs or data.fine_tune_epochs
     settings = {"script": script_name()}
-    for key, value in vars(options).items():
+    for key, value in given.items():
         if key not in _FREE:
             settings[f"--{key.replace('_', '-')}"] = value
-    settings["--data"] = data.name
-    if "fine_tune_epochs" in options:
-        settings["--epochs"] = options.epochs or data.epochs
-        fine_tune_epochs = options.fine_tune_epochs or data.fine_tune_epochs
-        settings["--fine-tune-epochs"] = fine_tune_epochs
     return settings
