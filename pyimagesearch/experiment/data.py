@@ -1,5 +1,7 @@
 """Images and labels by name or from a file."""
 
+import contextlib
+import os
 import socket
 import warnings
 from pathlib import Path
@@ -156,9 +158,13 @@ def _load_npz(path, parts):
 def _load_from_keras(name):
     import keras
 
-    home = Path(keras.src.backend.config.keras_home())
-    found = home.glob(f"datasets/{_FROM_KERAS[name]}")
-    # After a download that failed Keras leaves an empty folder.
+    files = f"datasets/{_FROM_KERAS[name]}"
+    home = Path(os.environ.get("KERAS_HOME") or "~/.keras")
+    with contextlib.suppress(RuntimeError):  # a user without a home
+        home = home.expanduser()
+    # Keras takes the second folder where the first is read-only.
+    found = [*home.glob(files), *Path("/tmp/.keras").glob(files)]
+    # After a download that failed it leaves an empty folder.
     cached = [path for path in found if path.is_file() or any(path.iterdir())]
     socket.setdefaulttimeout(_PATIENCE)
     try:
