@@ -312,14 +312,13 @@ def test_another_command_is_refused_until_force(run_script, start, tmp_path):
     assert contents(path) == before
     run_script(FIRST, *given, "--seed", 1, "--force")
     assert read_results(path)["settings"]["--seed"] == 1
-
-
-@pytest.mark.parametrize("name", ["results.json", "trained.keras", "accuracy.png"])
-def test_somebody_elses_file_is_not_overwritten(name, run_script, start, tmp_path):
-    (tmp_path / name).write_text("precious")
-    _, error = run_script(FIRST, "--output", tmp_path, "--model", start, status=2)
-    assert name in error
-    assert contents(tmp_path) == {name: b"precious"}
+    for name in ("results.json", "trained.keras", "accuracy.png"):  # somebody else's
+        other = tmp_path / f"other {name}"
+        other.mkdir()
+        (other / name).write_text("precious")
+        _, error = run_script(FIRST, *given, "--output", other, status=2)
+        assert f"{other} holds another run's {name}" in error
+        assert contents(other) == {name: b"precious"}
 
 
 def test_full_disk_is_one_line_and_leaves_whole_files(
