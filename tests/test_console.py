@@ -1,6 +1,7 @@
 """Scripts where people run them: in notebooks, in pipes and on full disks."""
 
 import contextlib
+import io
 import os
 import runpy
 import subprocess
@@ -28,19 +29,6 @@ RUNNING = {
 }
 
 
-class OutStream:
-    """A stdout like a notebook's: no file, no `reconfigure`, no terminal."""
-
-    def __init__(self):
-        self.text = ""
-
-    def write(self, text):
-        self.text += text
-
-    def flush(self):
-        pass
-
-
 def test_bars_move_in_a_notebook_only_and_never_if_quiet(monkeypatch):
     monkeypatch.setattr(sys, "argv", [FIRST])
     assert parse_options("a script").verbose == 2
@@ -55,10 +43,10 @@ def test_any_stdout_will_do(tmp_path, monkeypatch, capsys):
     path = tmp_path / "data.npz"
     np.savez(path, x_train=np.zeros((3, 8, 8)))
     monkeypatch.setattr(sys, "argv", [FIRST, "--data", str(path)])
-    stream = OutStream()
+    stream = io.StringIO()  # no file, no `reconfigure`, no terminal
     with contextlib.redirect_stdout(stream), pytest.raises(SystemExit, match="2"):
         runpy.run_path(str(ROOT / FIRST), run_name="__main__")
-    assert stream.text == "[INFO] loading MNIST dataset...\n"
+    assert stream.getvalue() == "[INFO] loading MNIST dataset...\n"
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"{FIRST}: error: --data: {path}") and "y_train" in line
 
@@ -78,45 +66,40 @@ def script(main):
     return [sys.executable, "-c", SCRIPT.replace("MAIN", main)]
 
 
-@pytest.fixture
-def run_until(capsys):
-    """Return a function that runs a script until an error."""
+def end_of(error, capsys, **options):
+    """Return the exit status and what is printed where a script meets an error."""
 
-    def run(error, **given):
-        def main(options):
-            raise error
+    def main(options):
+        raise error
 
-        with pytest.raises(SystemExit) as exit:
-            console.run_script(main, lambda text: Namespace(**given), "a script")
-        return exit.value.code, *capsys.readouterr()
-
-    return run
+    with pytest.raises(SystemExit) as exit:
+        console.run_script(main, lambda text: Namespace(**options), "a script")
+    return exit.value.code, *capsys.readouterr()
 
 
 OUT_OF_MEMORY = tf.errors.ResourceExhaustedError(None, None, "OOM when allocating")
+HINT = "; the same command goes on from the last finished phase"
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "says"),
+    ("error", "status", "says", "hint"),
     [
-        (KeyboardInterrupt(), 130, "interrupted"),
-        (OSError(28, "No space left"), 1, "cannot go on: [Errno 28] No space left"),
-        (OUT_OF_MEMORY, 1, "cannot go on: OOM when allocating"),
-        (FloatingPointError("it\ndiverged"), 1, "cannot go on: it diverged"),
+        (KeyboardInterrupt(), 130, "interrupted", HINT),
+        (OSError(28, "No space"), 1, "cannot go on: [Errno 28] No space", HINT),
+        (OUT_OF_MEMORY, 1, "cannot go on: OOM when allocating", HINT),
+        (FloatingPointError("it\ndiverged"), 1, "cannot go on: it diverged", ""),
     ],
 )
-def test_what_stops_a_script_is_one_line(error, status, says, run_until):
-    hint = "; the same command goes on from the last finished phase"
-    if isinstance(error, FloatingPointError):
-        hint = ""
-    saved = run_until(error, epochs=1, output=Path("run"))
+def test_what_stops_a_script_is_one_line(error, status, says, hint, capsys):
+    saved = end_of(error, capsys, epochs=1, output=Path("run"))
     assert saved == (status, "", f"\n{says}{hint}\n")
-    assert run_until(error, epochs=1, output=None) == (status, "", f"\n{says}\n")
+    unsaved = end_of(error, capsys, epochs=1, output=None)
+    assert unsaved == (status, "", f"\n{says}\n")
 
 
-def test_error_of_our_own_keeps_its_traceback(run_until):
+def test_error_of_our_own_keeps_its_traceback(capsys):
     with pytest.raises(ZeroDivisionError):
-        run_until(ZeroDivisionError())
+        end_of(ZeroDivisionError(), capsys)
 
 
 def test_warning_is_a_line_on_stderr():

@@ -16,10 +16,6 @@ def answered(channels):
     return model, images, model(images).numpy()
 
 
-def titles_of(figure):
-    return [axis.get_title() for axis in figure.axes]
-
-
 @pytest.mark.parametrize("channels", [1, 3])
 def test_pictures_show_answers_and_mark_wrong_ones(channels):
     model, images, outputs = answered(channels)
@@ -28,9 +24,9 @@ def test_pictures_show_answers_and_mark_wrong_ones(channels):
     data = (images, np.eye(3)[labels])
     figure = draw_pictures({"m": model}, data, 0.5)["adversaries_m"]
     right = [f"{output.argmax()}, {output.max():.0%}" for output in outputs]
-    before, after = titles_of(figure)[:4], titles_of(figure)[8:]
-    assert before == [right[0], f"✗ not {labels[1]}: {right[1]}", *right[2:]]
-    assert sum("✗" in title for title in after) >= 3
+    titles = [axis.get_title() for axis in figure.axes]
+    assert titles[:4] == [right[0], f"✗ not {labels[1]}: {right[1]}", *right[2:]]
+    assert sum("✗" in title for title in titles[8:]) >= 3
     widths = [axis.spines["top"].get_linewidth() for axis in figure.axes[:4]]
     assert widths[1] > widths[0] == widths[2] == widths[3]
 

@@ -2,40 +2,42 @@
 
 import io
 import os
-import subprocess
 import sys
 import warnings
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
+from subprocess import PIPE, Popen
 from typing import NoReturn
 
 from pyimagesearch.core.checks import one_line
 
-_LAST_BYTE = b"\0"
-_REPEAT = """
+_REPEAT = r"""
 import sys
 said = sys.stdin.buffer.read()
-if not said.endswith(b"\\0"):
+if not said.endswith(b"\0"):
     sys.stderr.buffer.write(said)
 """
 
 
+def script_name() -> str:
+    """Return the name of the running script, or of the package that is run."""
+    script = Path(sys.argv[0])
+    return script.parent.name if script.name == "__main__.py" else script.name
+
+
 def fail(message: str) -> NoReturn:
     """End the script with a line on stderr and exit status 2, for wrong input."""
-    script = Path(sys.argv[0])
-    name = script.parent.name if script.name == "__main__.py" else script.name
-    print(f"{name}: error: {message} (see --help)", file=sys.stderr)
+    print(f"{script_name()}: error: {message} (see --help)", file=sys.stderr)
     sys.exit(2)
 
 
 def run_script(
     main: Callable[[Namespace], None], parse: Callable[[str], Namespace], text: str
 ) -> None:
-    """Run a script: parse its options, whose help has a text, and load TensorFlow.
+    """Parse a script's options, whose help has a text, load TensorFlow, and run it.
 
-    Wrong input ends it with exit status 2 and one line on stderr; what stops a run,
-    such as Ctrl-C, a full disk or a training that diverges, with 130 or 1 and one line.
+    What stops a run, such as Ctrl-C or a full disk, ends it with 130 or 1 and a line.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):  # not in a notebook
         # So that log files grow line by line, and take file names of any kind.
@@ -55,13 +57,12 @@ def run_script(
     except BrokenPipeError:  # as when piped into `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is not yet written
         sys.exit(1)
-    except FloatingPointError as error:
-        print(f"\ncannot go on: {one_line(error)}", file=sys.stderr)
-        sys.exit(1)
     except Exception as error:
-        is_expected = isinstance(error, OSError | MemoryError)
+        has_diverged = isinstance(error, FloatingPointError)
+        is_expected = has_diverged or isinstance(error, OSError | MemoryError)
         if not is_expected and "ResourceExhausted" not in repr(error):
             raise
+        hint = "" if has_diverged else hint  # it would diverge again
         print(f"\ncannot go on: {one_line(error)}{hint}", file=sys.stderr)
         sys.exit(1)
     finally:
@@ -71,25 +72,22 @@ def run_script(
 def _import_tensorflow():
     """Import TensorFlow without its start-up lines, unless that fails.
 
-    They come from C++, some before it reads any setting, so stderr's file descriptor
-    leads to another process meanwhile. It says them if the last byte does not come,
-    also where TensorFlow aborts. Set TF_CPP_MIN_LOG_LEVEL to see them always.
+    They come from C++, some before it reads any setting, so another process gets them.
+    It repeats them if the last byte does not come, also where TensorFlow aborts.
     """
     if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
         return
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+    stderr = os.dup(2)
     command = [sys.executable, "-S", "-c", _REPEAT]
     # In a session of its own, Ctrl-C does not reach it.
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, start_new_session=True
-    ) as repeater:
-        stderr = os.dup(2)
+    with Popen(command, stdin=PIPE, start_new_session=True) as repeater:
         os.dup2(repeater.stdin.fileno(), 2)
         try:
             import tensorflow
 
             tensorflow.config.list_physical_devices()  # CUDA has something to say, too
-            os.write(repeater.stdin.fileno(), _LAST_BYTE)
+            os.write(2, b"\0")
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)

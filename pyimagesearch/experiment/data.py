@@ -12,15 +12,13 @@ import numpy as np
 from pyimagesearch.core.checks import one_line
 from pyimagesearch.experiment.console import fail
 
-# Keras's data sets, and what their files' names begin with in its cache.
+# Keras's data sets, and their files or folders in its cache.
 _FROM_KERAS = {
     "mnist": "mnist.npz",
     "fashion_mnist": "fashion-mnist",
-    "cifar10": "cifar-10-batches-py",
+    "cifar10": "cifar-10-batches-py*",
 }
 NAMES = (*_FROM_KERAS, "digits")
-_KEYS = ("x_train", "y_train", "x_test", "y_test")
-_MNIST_SHAPE = (60_000, 28, 28, 1)
 _PATIENCE = 15  # seconds without data until a download is given up
 
 Split = tuple[np.ndarray, np.ndarray]
@@ -44,71 +42,53 @@ def load_data(chosen: str | None) -> Data:
     """
     try:
         data = load(chosen or "mnist")
-    except ConnectionError as error:
-        if chosen:
+    except (ConnectionError, ValueError) as error:
+        if chosen or isinstance(error, ValueError):
             fail(f"--data: {error}")
         warnings.warn(f"{error}; using scikit-learn's digits instead", stacklevel=2)
         return load("digits")
-    except ValueError as error:
-        fail(f"--data: {error}")
     if data.name != "mnist":
         print(f"[INFO] using {data.name} instead of MNIST")
     return data
 
 
 def load_test(chosen: str | None, model, rows: slice) -> tuple[str, Split]:
-    """Load test images for a model's report, or end the script with a line.
+    """Load some rows of test data, with their name, or end the script with a line.
 
-    Args:
-        chosen: As for `load_data`; or an `.npz` file that holds `x_test` and `y_test`
-            alone; or a folder with a folder of pictures for each class, which are
-            scaled to what the model takes, and come in a random order that never
-            changes.
-        model: A Keras classifier of known input and output.
-        rows: The images that are asked for.
-
-    Returns:
-        The name of the data, and images in [0, 1] with one-hot labels.
+    The choice is as for `load_data`; or an `.npz` file of `x_test` and `y_test` alone;
+    or a folder with a folder of pictures for each class of the Keras model, which are
+    scaled to what it takes, and come in a random order that never changes.
     """
-    classes = max(2, model.output_shape[-1])
     if chosen is None or chosen in NAMES:
         data = load_data(chosen)
         images, labels = data.test
         return data.name, (images[rows], labels[rows])
+    classes = max(2, model.output_shape[-1])
     try:
         if Path(chosen).is_dir():
-            images, labels = _load_folder(chosen, model.input_shape, classes, rows)
-        else:
-            images, labels = _load_npz(chosen, ("x_test", "y_test"))
-            images = _images("x_test", images)
-            labels = _class_ids("y_test", labels, len(images))
-            images = images[rows]
-            labels = labels[rows]
-            if len(images) == 0:
-                raise ValueError(f"{chosen} must hold image {rows.start}")
-        if labels.max() >= classes:
-            wanted = f"class ids 0 to {classes - 1}, as the model has"
-            raise ValueError(f"{chosen} must hold {wanted}, got {labels.max()}")
+            return chosen, _load_folder(chosen, model.input_shape, classes, rows)
+        ((images, ids),) = _load_npz(chosen, ["test"])
+        images, labels = _split("test", images, ids, classes, "the model")
+        if rows.start >= len(images):
+            raise ValueError(f"{chosen} must hold image {rows.start}")
     except ValueError as error:
         fail(f"--data: {one_line(error)}")
-    return chosen, (images, np.eye(classes, dtype=np.float32)[labels])
+    return chosen, (images[rows], labels[rows])
 
 
 def _load_folder(folder, input_shape, classes, rows):
     import keras
 
     colours = {1: "grayscale", 3: "rgb", 4: "rgba"}
-    is_known = len(input_shape) == 4 and None not in input_shape[1:]
-    if not is_known or input_shape[-1] not in colours:
-        raise ValueError(
-            "a folder of pictures needs a model of images of a known size, and of "
-            f"1, 3 or 4 channels, got {input_shape}"
-        )
-    _, height, width, channels = input_shape
+    *size, channels = input_shape[1:]
+    if len(size) != 2 or None in size or channels not in colours:
+        wanted = "a model of images of a known size, of 1, 3 or 4 channels"
+        raise ValueError(f"{folder} needs {wanted}, got {input_shape}")
     dataset = keras.utils.image_dataset_from_directory(
         folder,
+        label_mode="categorical",
         color_mode=colours[channels],
-        image_size=(height, width),
+        image_size=size,
         batch_size=None,
         seed=0,
     )
@@ -116,57 +96,39 @@ def _load_folder(folder, input_shape, classes, rows):
     if found != classes:
         wanted = f"{classes} folders, a class of the model each"
         raise ValueError(f"{folder} must hold {wanted}, got {found}")
-    wanted = dataset.skip(rows.start).take(rows.stop - rows.start)
-    pairs = list(wanted.as_numpy_iterator())
-    if not pairs:
-        raise ValueError(f"{folder} must hold image {rows.start}")
-    images, labels = zip(*pairs, strict=True)
-    return np.stack(images) / np.float32(255), np.array(labels)
+    share = dataset.skip(rows.start).batch(rows.stop - rows.start)
+    for images, labels in share.as_numpy_iterator():
+        return images / np.float32(255), labels
+    raise ValueError(f"{folder} must hold image {rows.start}")
 
 
 def load(name: str) -> Data:
-    """Load training and test data.
+    """Load training and test data by name, or from an `.npz` file.
 
-    Args:
-        name: `mnist`, `fashion_mnist` or `cifar10`, which Keras downloads once;
-            `digits`, scikit-learn's, enlarged to MNIST's size; or an `.npz` file of
-            `x_train`, `y_train`, `x_test` and `y_test`: images `(n, h, w)` or `(n, h,
-            w, c)`, integers up to 255 or floats up to 1; class ids `(n,)` or `(n, 1)`.
-
-    Raises:
-        ConnectionError: If the data are not at hand and cannot be downloaded.
-        ValueError: If a file cannot be read or holds anything else.
+    A file holds images `x_train` and `x_test`, `(n, h, w)` or `(n, h, w, c)`, integers
+    up to 255 or floats up to 1, and class ids `y_train` and `y_test`, `(n,)` or `(n,
+    1)`; or a ValueError says what is wrong. Keras's data are downloaded once, or a
+    ConnectionError says why not. scikit-learn's digits are enlarged to MNIST's size.
     """
     if name == "digits":
-        arrays = _load_digits()
+        train, test = _load_digits()
     elif name in _FROM_KERAS:
-        arrays = _load_from_keras(name)
+        train, test = _load_from_keras(name)
     else:
-        arrays = _load_npz(name)
-    x_train, y_train, x_test, y_test = arrays
+        train, test = _load_npz(name, ["train", "test"])
     try:
-        x_train = _images("x_train", x_train)
-        x_test = _images("x_test", x_test)
-        y_train = _class_ids("y_train", y_train, len(x_train))
-        y_test = _class_ids("y_test", y_test, len(x_test))
-        if x_train.shape[1:] != x_test.shape[1:]:
+        images, labels = _split("train", *train)
+        test_images, test_labels = _split("test", *test, labels.shape[1], "y_train")
+        if images.shape[1:] != test_images.shape[1:]:
             raise ValueError("x_test must hold images of the shape of x_train's")
-        classes = int(y_train.max()) + 1
-        if classes < 2:
-            raise ValueError("y_train must hold two or more class ids, got only 0")
-        if y_test.max() >= classes:
-            wanted = f"class ids 0 to {classes - 1}, as y_train"
-            raise ValueError(f"y_test must hold {wanted}, got {y_test.max()}")
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
-    one_hot = np.eye(classes, dtype=np.float32)
-    train = (x_train, one_hot[y_train])
-    test = (x_test, one_hot[y_test])
+    data = Data(name, (images, labels), (test_images, test_labels))
     if name == "digits":
-        return Data(name, train, test, epochs=40, fine_tune_epochs=30)
-    if Path(name).name == "mnist.npz" and x_train.shape == _MNIST_SHAPE:
-        return Data("mnist", train, test)  # by its file
-    return Data(name, train, test)
+        return data._replace(epochs=40, fine_tune_epochs=30)
+    if Path(name).name == "mnist.npz" and images.shape == (60_000, 28, 28, 1):
+        return data._replace(name="mnist")  # by its file
+    return data
 
 
 def _load_digits():
@@ -180,72 +142,72 @@ def _load_digits():
     x_train, x_test, y_train, y_test = sklearn.model_selection.train_test_split(
         images, digits.target, test_size=0.2, stratify=digits.target, random_state=0
     )
-    return x_train, y_train, x_test, y_test
+    return (x_train, y_train), (x_test, y_test)
 
 
-def _load_npz(path, keys=_KEYS):
+def _load_npz(path, parts):
     try:
         with np.load(path, allow_pickle=False) as archive:
-            return [archive[key] for key in keys]
+            return [(archive[f"x_{part}"], archive[f"y_{part}"]) for part in parts]
     except Exception as error:  # zip, zlib and NumPy raise a dozen kinds
-        wanted = f"an .npz file of the arrays {', '.join(keys)}, none pickled"
         reason = one_line(str(error).split(". ")[0])  # NumPy's advice is not for users
-        raise ValueError(f"{path} is not {wanted}: {reason}") from error
+        wanted = " and ".join(f"x_{part}, y_{part}" for part in parts)
+        raise ValueError(f"{path} is not an .npz file of {wanted}: {reason}") from error
 
 
 def _load_from_keras(name):
     import keras
 
+    files = f"datasets/{_FROM_KERAS[name]}"
     home = Path(os.environ.get("KERAS_HOME") or "~/.keras")
     with contextlib.suppress(RuntimeError):  # a user without a home
         home = home.expanduser()
-    found = []
-    for folder in (home, Path("/tmp/.keras")):  # the second where a home is read-only
-        found += sorted(folder.glob(f"datasets/{_FROM_KERAS[name]}*"))
-    # After a download that failed Keras leaves an empty folder.
+    # Keras takes the second folder where the first is read-only.
+    found = [*home.glob(files), *Path("/tmp/.keras").glob(files)]
+    # After a download that failed it leaves an empty folder.
     cached = [path for path in found if path.is_file() or any(path.iterdir())]
-    usual_timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_PATIENCE)
     try:
-        train, test = getattr(keras.datasets, name).load_data()
+        return getattr(keras.datasets, name).load_data()
     except Exception as error:  # what Keras raises
         reason = one_line(error)
         if cached:  # Keras has found the file's checksum to be wrong
-            wrong = f"{cached[0]} was damaged, and cannot be downloaded again"
-            raise ValueError(f"{wrong}: {reason}") from error
-        reason = f"{name} is neither cached nor downloadable: {reason}"
-        raise ConnectionError(reason) from error
+            raise ValueError(f"{min(cached)} was damaged: {reason}") from error
+        missing = f"{name} is neither cached nor downloadable: {reason}"
+        raise ConnectionError(missing) from error
     finally:
-        socket.setdefaulttimeout(usual_timeout)
-    return *train, *test
+        socket.setdefaulttimeout(None)
 
 
-def _images(key, images):
-    """Return images as float32 `(n, h, w, c)` in [0, 1], or raise."""
-    images = images[..., np.newaxis] if images.ndim == 3 else images
+def _split(part, images, ids, classes=None, owner=None):
+    """Return images as float32 `(n, h, w, c)` in [0, 1] and one-hot labels, or raise.
+
+    There are as many classes as in the ids, or as their owner has.
+    """
+    if images.ndim == 3:
+        images = images[..., np.newaxis]
     if images.ndim != 4 or images.size == 0 or images.dtype.kind not in "uif":
         got = f"{images.dtype} of shape {images.shape}"
-        raise ValueError(f"{key} must be numbers (n, h, w) or (n, h, w, c), got {got}")
+        raise ValueError(f"x_{part} must be (n, h, w) or (n, h, w, c), got {got}")
     largest = 1 if images.dtype.kind == "f" else 255
     low = images.min()
     high = images.max()
     if not 0 <= low <= high <= largest:  # NaN is refused, too
         got = f"{images.dtype} from {low:g} to {high:g}"
-        raise ValueError(f"{key} must be integers to 255 or floats to 1, got {got}")
+        raise ValueError(f"x_{part} must be integers to 255 or floats to 1, got {got}")
     if largest == 255 and 0 < high < 128:
-        warnings.warn(
-            f"{key} has integers up to {high} only, but is divided by 255: scale it to "
-            "0 to 255, or to floats from 0 to 1",
-            stacklevel=2,
-        )
-    return np.divide(images, largest, dtype=np.float32)
-
-
-def _class_ids(key, labels, count):
-    """Return labels as integers `(count,)`, or raise."""
-    if labels.shape not in ((count,), (count, 1)) or labels.dtype.kind not in "ui":
-        got = f"{labels.dtype} of shape {labels.shape}"
-        raise ValueError(f"{key} must be {count} integers, class ids, got {got}")
-    if labels.min() < 0:
-        raise ValueError(f"{key} must hold class ids from 0 on, got {labels.min()}")
-    return labels.reshape(count)
+        text = f"x_{part} has integers up to {high} only, but is divided by 255"
+        warnings.warn(f"{text}: scale it", stacklevel=2)
+    count = len(images)
+    if ids.shape not in ((count,), (count, 1)) or ids.dtype.kind not in "ui":
+        got = f"{ids.dtype} of shape {ids.shape}"
+        raise ValueError(f"y_{part} must be {count} integers, class ids, got {got}")
+    highest = int(ids.max())
+    if ids.min() < 0 or (classes is None and highest == 0):
+        got = f"{ids.min()} to {highest}"
+        raise ValueError(f"y_{part} must hold class ids 0, 1 and so on, got {got}")
+    if classes is not None and highest >= classes:
+        wanted = f"class ids 0 to {classes - 1}, as {owner} has"
+        raise ValueError(f"y_{part} must hold {wanted}, got {highest}")
+    one_hot = np.eye(classes or highest + 1, dtype=np.float32)
+    return np.divide(images, largest, dtype=np.float32), one_hot[ids.reshape(count)]

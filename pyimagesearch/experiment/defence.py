@@ -4,16 +4,9 @@ from functools import partial
 
 import keras
 
-from pyimagesearch.attacks import (
-    projected_gradient_descent,
-    shrinking_steps,
-    square_attack,
-)
+from pyimagesearch import attacks
 from pyimagesearch.experiment.data import Split
 from pyimagesearch.fgsm import generate_image_adversary
-
-_PGD_IMAGES = 2_000
-_SQUARE_IMAGES = 200
 
 
 def check_defence(model: keras.Model, test: Split, run) -> None:
@@ -22,32 +15,23 @@ def check_defence(model: keras.Model, test: Split, run) -> None:
     The `Run` has its options, and its accuracy on adversaries from before.
     """
     eps = run.options.eps
-    valid = (0.0, 1.0)
     fgsm = generate_image_adversary
-    clipped_fgsm = partial(fgsm, clip=valid)
-    pgd = partial(
-        projected_gradient_descent,
-        steps=40,
-        step_size=shrinking_steps(eps, 40),
-        clip=valid,
-        rng=0,
-    )
-    square = partial(square_attack, queries=1_000, clip=valid, rng=0)
-    count = len(test[0])
-    of_pgd = f", first {min(_PGD_IMAGES, count):,}"
-    of_square = f", first {min(_SQUARE_IMAGES, count):,}"
-
+    sizes = attacks.shrinking_steps(eps, 40)
+    pgd = partial(attacks.projected_gradient_descent, step_size=sizes, rng=0)
+    square = partial(attacks.square_attack, queries=1_000, rng=0)
+    images, labels = test
+    count = len(images)
+    few = min(2_000, count)
+    fewer = min(200, count)
     accuracies = []
-    for name, attack, limit in [
-        ("FGSM", fgsm, count),
-        ("FGSM, clipped to valid images", clipped_fgsm, count),
-        (f"PGD, clipped{of_pgd}", pgd, _PGD_IMAGES),
-        (f"Square attack, clipped{of_square}", square, _SQUARE_IMAGES),
+    for name, attack, clip, limit in [
+        ("FGSM", fgsm, None, count),
+        ("FGSM, clipped to valid images", fgsm, (0.0, 1.0), count),
+        (f"PGD, clipped, first {few:,}", pgd, (0.0, 1.0), few),
+        (f"Square attack, clipped, first {fewer:,}", square, (0.0, 1.0), fewer),
     ]:
-        images = test[0][:limit]
-        labels = test[1][:limit]
-        adversaries = attack(model, images, labels, eps)
-        loss, accuracy = model.evaluate(adversaries, labels, verbose=0)
+        adversaries = attack(model, images[:limit], labels[:limit], eps, clip=clip)
+        loss, accuracy = model.evaluate(adversaries, labels[:limit], verbose=0)
         run.show(f"fresh adversarial images, {name}", loss, accuracy)
         accuracies.append(accuracy)
 

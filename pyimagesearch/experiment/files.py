@@ -10,18 +10,15 @@ from pathlib import Path
 
 def write_json(path: Path, results: dict) -> None:
     """Write a JSON file."""
-    text = json.dumps(results, indent=2, allow_nan=False) + "\n"
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        json.dump(results, file, indent=2, allow_nan=False)
+        file.write("\n")
 
 
 def write_table(path: Path, rows: list[dict]) -> None:
     """Write a CSV file; where a row lacks a column it stays empty."""
     names = dict.fromkeys(name for row in rows for name in row)
-    with (
-        replacing(path) as temporary,
-        temporary.open("w", newline="", encoding="utf-8") as file,
-    ):
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         writer = csv.DictWriter(file, names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
@@ -29,8 +26,7 @@ def write_table(path: Path, rows: list[dict]) -> None:
 
 def read_table(path: Path) -> list[dict]:
     """Return the rows of a CSV file."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
 
 
 @contextlib.contextmanager

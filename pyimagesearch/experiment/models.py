@@ -34,25 +34,13 @@ def load_model(path: str, data: Split) -> keras.Model:
 
 def check_model_fits(model: keras.Model, path: str, data: Split) -> np.ndarray:
     """Return a classifier's output for some of the data, or fail if it has another."""
-    classes = data[1].shape[1]
+    images, labels = data
+    classes = labels.shape[1]
     try:
-        output = example_output(model, data[0], 4)
+        output = example_output(model, images, 4)
     except (TypeError, ValueError) as error:
         fail(f"{path}: {one_line(error)}")
     shape = output.shape[1:]
     if shape != (classes,) and (shape, classes) != ((1,), 2):
         fail(f"{path} must have {classes} classes as the data, got {shape}")
     return output
-
-
-def seed_random_layers(model: keras.Model, seed: int) -> None:
-    """Give dropout and its kin the random numbers that follow from a seed.
-
-    A saved network does not keep where they were; so a training that starts from one
-    ends as a training that went straight on.
-    """
-    rng = np.random.default_rng(seed)
-    weights = {id(weight) for weight in model.weights}
-    for variable in model.variables:
-        if id(variable) not in weights:  # so it is a layer's random state
-            variable.assign(rng.integers(2**31, size=2))

@@ -28,11 +28,9 @@ def parse_options(description: str) -> argparse.Namespace:
 def parse_mixed_options(description: str) -> argparse.Namespace:
     """Parse the second script's options."""
     parser = _script_parser(description)
+    share = number(float, 0, 1)
     parser.add_argument(
-        "--split",
-        type=number(float, 0, 1),
-        default=0.5,
-        help="share of normal images in a batch (default: %(default)s)",
+        "--split", type=share, default=0.5, help="share of normal images (default: 0.5)"
     )
     return parse_training(parser)
 
@@ -46,22 +44,15 @@ def _script_parser(description):
     parser.add_argument(
         "--fine-tune-epochs", type=count, help="likewise (default: 10; digits: 30)"
     )
-    parser.add_argument(
-        "--batch-size", type=count, default=64, help="(default: %(default)s)"
-    )
-    parser.add_argument(
-        "--model", type=model_file, metavar="FILE", help="start from this network"
-    )
+    parser.add_argument("--batch-size", type=count, default=64, help="(default: 64)")
+    parser.add_argument("--model", type=model_file, help="start from this network")
     return parser
 
 
 def make_parser(
     description: str, data_type: Callable | None = None
 ) -> argparse.ArgumentParser:
-    """Return a parser of the options that every command takes.
-
-    `data_type` may replace the check of `--data`.
-    """
+    """Return a parser of what every command takes, perhaps with other kinds of data."""
     parser = argparse.ArgumentParser(description=description)
     parser.error = fail  # one line, without the usage
     parser.add_argument(
@@ -69,15 +60,11 @@ def make_parser(
         type=data_type or data,
         help=f"{', '.join(NAMES)}, or an .npz file (default: mnist, or digits)",
     )
+    seed = number(int, 0, 2**32 - 1)
     parser.add_argument(
-        "--seed",
-        type=number(int, 0, 2**32 - 1),
-        default=0,
-        help="seed of all randomness (default: %(default)s)",
+        "--seed", type=seed, default=0, help="seed of all randomness (default: 0)"
     )
-    parser.add_argument(
-        "--output", type=output_folder, metavar="DIR", help="folder for results"
-    )
+    parser.add_argument("--output", type=output_folder, help="folder for results")
     parser.add_argument(
         "--force", action="store_true", help="replace another run in --output"
     )
@@ -86,11 +73,9 @@ def make_parser(
 
 def parse_training(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """Add the options of every training on images from 0 to 1, and parse them all."""
+    eps = number(float, 0, 1)
     parser.add_argument(
-        "--eps",
-        type=number(float, 0, 1),
-        default=0.1,
-        help="strength of the attack, pixels 0 to 1 (default: %(default)s)",
+        "--eps", type=eps, default=0.1, help="strength of the attack (default: 0.1)"
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     options = parser.parse_args()
@@ -98,9 +83,9 @@ def parse_training(parser: argparse.ArgumentParser) -> argparse.Namespace:
     options.verbose = 1 if is_live() else 2
     if options.quiet:
         options.verbose = 0
-    if options.output:
+    if options.output and options.model:
         replaced = [(options.output / name).resolve() for name in (TRAINED, DEFENDED)]
-        if options.model and Path(options.model).resolve() in replaced:
+        if Path(options.model).resolve() in replaced:
             fail(f"--model must not be replaced by --output, got {options.model!r}")
     return options
 
@@ -142,10 +127,7 @@ def model_file(text: str) -> str:
         wanted += "; convert one by keras.saving.load_model('m.h5').save('m.keras')"
     elif Path(text, "saved_model.pb").exists():
         wanted += "; Keras 3 loads no SavedModel: save it as .keras where it was made"
-    is_saved = False
-    with contextlib.suppress(zipfile.BadZipFile):  # some damaged files raise it
-        is_saved = text.endswith(".keras") and zipfile.is_zipfile(text)
-    require(is_saved, wanted, text)
+    require(text.endswith(".keras") and zipfile.is_zipfile(text), wanted, text)
     return text
 
 

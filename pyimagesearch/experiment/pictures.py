@@ -2,7 +2,6 @@
 
 import importlib.util
 import warnings
-from functools import partial
 from pathlib import Path
 
 import keras
@@ -49,99 +48,72 @@ def save_pictures(
         print(f"[INFO] saved {len(figures)} pictures in {folder}")
 
 
-def draw_pictures(
-    models: dict[str, keras.Model],
-    data: tuple[np.ndarray, np.ndarray],
-    eps: float,
-    clip: tuple[float, float] = (0.0, 1.0),
-) -> dict:
-    """Draw adversaries, and accuracy against eps.
+def draw_pictures(models, data, eps, clip=(0.0, 1.0)) -> dict:
+    """Draw each model's adversaries, and accuracy under PGD against eps, to twice that.
 
-    Args:
-        models: Classifiers by name.
-        data: Images `(n, height, width, channels)` and one-hot labels; up to 500 count.
-            Of images without three channels the first channel is shown.
-        eps: Largest change of a pixel; accuracy is shown up to twice that.
-        clip: The valid range of a pixel, `(low, high)`.
-
-    Returns:
-        Matplotlib's figures by name.
+    Up to 500 images count. Returned are Matplotlib's figures by name.
     """
+    from matplotlib.figure import Figure
+
     images = data[0][:_IMAGES]
     labels = data[1][:_IMAGES].argmax(axis=1)
-    few = slice(_EXAMPLES)
     figures = {}
-    curves = {}
-    for name, model in models.items():
+    accuracy = Figure(figsize=(8, 4.5), layout="constrained")
+    axis = accuracy.subplots()
+    for number, (name, model) in enumerate(models.items()):
         predict, _ = compile_logits(model, images)
-        attack = partial(
-            projected_gradient_descent, model, images, labels, clip=clip, rng=0
-        )
         accuracies = []
         for share in _SHARES:
-            attacked = attack(share * eps, step_size=shrinking_steps(share * eps, 40))
-            answers = predict(attacked).argmax(axis=1)
-            accuracies.append((answers == labels).mean())
+            sizes = shrinking_steps(share * eps, 40)
+            attacked = projected_gradient_descent(
+                model, images, labels, share * eps, step_size=sizes, clip=clip, rng=0
+            )
+            accuracies.append((predict(attacked).argmax(axis=1) == labels).mean())
             if share == 1:
-                adversaries = attacked[few]
-        curves[name] = (eps * np.array(_SHARES), accuracies)
-
-        changes = adversaries - images[few]
-        columns = len(changes)
-        figure = _start_figure("Images before and after the attack", 3, columns)
-        before, between, after = figure.subplots(3, columns, squeeze=False)
-        _show_answers(before, images[few], labels[few], predict, clip, "image")
-        _show(between, changes, (-eps, eps), "PuOr", "change")
-        _show_answers(after, adversaries, labels[few], predict, clip, "adversary")
+                adversaries = attacked[:_EXAMPLES]
+        marker = _MARKERS[number % len(_MARKERS)]
+        axis.plot(eps * np.array(_SHARES), accuracies, marker=marker)
+        figure = _draw_adversaries(images, adversaries, labels, predict, eps, clip)
         figures[f"adversaries_{name}"] = figure
-    figures["accuracy"] = plot_accuracy(curves, f"PGD, 40 steps, {len(images)} images")
+    axis.set_title(f"Accuracy under attack: PGD, 40 steps, {len(images)} images")
+    axis.set(xlabel="eps, the largest change of a pixel", ylabel="accuracy")
+    axis.set_ylim(-0.02, 1.02)
+    axis.grid(alpha=0.3)
+    names = [name.replace("$", r"\$") for name in models]
+    accuracy.legend(axis.lines, names, loc="outside right upper")
+    figures["accuracy"] = accuracy
     return figures
 
 
-def plot_accuracy(curves: dict[str, tuple], attack: str):
-    """Draw accuracies against values of eps, one line a model, under an attack."""
+def _draw_adversaries(images, adversaries, labels, predict, eps, clip):
+    """Draw a row of images, of changes and of adversaries, framed by the answers."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axis = figure.subplots()
-    for number, (all_eps, accuracies) in enumerate(curves.values()):
-        axis.plot(all_eps, accuracies, marker=_MARKERS[number % len(_MARKERS)])
-    axis.set_title(f"Accuracy under attack: {attack}")
-    axis.set_ylim(-0.02, 1.02)
-    axis.set_xlabel("eps, the largest change of a pixel")
-    axis.set_ylabel("accuracy")
-    axis.grid(alpha=0.3)
-    names = [name.replace("$", r"\$") for name in curves]
-    figure.legend(axis.lines, names, loc="outside right upper")
-    return figure
-
-
-def _start_figure(title, rows, columns):
-    from matplotlib.figure import Figure
-
-    size = (1.5 * max(columns, 4) + 0.4, 1.85 * rows + 0.7)
+    count = len(adversaries)
+    size = (1.5 * max(count, 4) + 0.4, 6.25)
     figure = Figure(figsize=size, layout="constrained")
     legend = "thin blue frame: right answer, thick orange frame: wrong (✗)"
-    figure.suptitle(f"{title}\n{legend}")
+    figure.suptitle(f"Images before and after the attack\n{legend}")
+    before, between, after = figure.subplots(3, count, squeeze=False)
+    for axes, what, values, (low, high), colours in [
+        (before, "image", images[:count], clip, "gray"),
+        (between, "change", adversaries - images[:count], (-eps, eps), "PuOr"),
+        (after, "adversary", adversaries, clip, "gray"),
+    ]:
+        pixels = np.clip((values - low) / (high - low or 1), 0, 1)
+        if pixels.shape[-1] != 3:
+            pixels = pixels[..., 0]
+        axes[0].set_ylabel(what)
+        for axis, picture in zip(axes, pixels, strict=True):
+            axis.set(xticks=[], yticks=[])
+            axis.imshow(picture, cmap=colours, vmin=0, vmax=1)
+        if axes is not between:
+            _frame(axes, labels, keras.ops.softmax(predict(values)).numpy())
     return figure
 
 
-def _show(axes, images, bounds, colours, what):
-    low, high = bounds
-    shown = np.clip((images - low) / (high - low or 1), 0, 1)
-    if images.shape[-1] != 3:
-        shown = shown[..., 0]
-    axes[0].set_ylabel(what)
-    for axis, image in zip(axes, shown, strict=True):
-        axis.set(xticks=[], yticks=[])
-        axis.imshow(image, cmap=colours, vmin=0, vmax=1)
-
-
-def _show_answers(axes, images, labels, predict, clip, what):
-    """Show images, each in a frame that tells whether the answer is right."""
-    _show(axes, images, clip, "gray", what)
-    probabilities = np.asarray(keras.ops.softmax(predict(images)))
-    for axis, label, row in zip(axes, labels, probabilities, strict=True):
+def _frame(axes, labels, probabilities):
+    for axis, label, row in zip(axes, labels, probabilities, strict=False):
         answer = row.argmax()
         is_right = answer == label
         colour, width = _RIGHT if is_right else _WRONG
