@@ -127,7 +127,10 @@ def model_file(text: str) -> str:
         wanted += "; convert one by keras.saving.load_model('m.h5').save('m.keras')"
     elif Path(text, "saved_model.pb").exists():
         wanted += "; Keras 3 loads no SavedModel: save it as .keras where it was made"
-    require(text.endswith(".keras") and zipfile.is_zipfile(text), wanted, text)
+    is_saved = False
+    with contextlib.suppress(zipfile.BadZipFile):  # some damaged files raise it
+        is_saved = text.endswith(".keras") and zipfile.is_zipfile(text)
+    require(is_saved, wanted, text)
     return text
 
 
