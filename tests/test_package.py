@@ -120,7 +120,6 @@ WRONG_OPTIONS = [
     (SECOND, ["--split", "1.1"], "--split: must be from 0 to 1, got '1.1'"),
     (SECOND, ["--honest"], "--honest"),
     (RECIPE, [], "required: MODEL.keras"),
-    (RECIPE, ["MODEL", "--data", "tests"], "an .npz file, got 'tests'"),
     (RECIPE, ["MODEL", "--batch-size", "64"], "--batch-size"),
     (REPORT, ["NO_ZIP"], "as Keras saves it, got"),
     (REPORT, ["MODEL", "--eps", "0.5", "1.5"], "from 0 to the range's 1, got 1.5"),

@@ -9,7 +9,6 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from pyimagesearch import training
 from pyimagesearch.datagen import generate_adversarial_batch, in_step
-from pyimagesearch.training.robust import robust_epochs
 
 LABELS = np.arange(30) % 3
 
@@ -137,7 +136,3 @@ def test_held_out_images_are_not_trained_on(count, out):
     assert count == 10 or (np.diff(np.sort(few)) > 1).any()  # from all over the data
     with pytest.raises(ValueError, match=f"images must be {count}, as labels, got 5"):
         training.hold_out((numbers[:5], numbers), seed=0)
-
-
-def test_a_larger_eps_takes_more_epochs():
-    assert [robust_epochs(eps) for eps in (0.1, 0.2, 0.9)] == [10, 12, 15]

@@ -49,15 +49,13 @@ def _script_parser(description):
     return parser
 
 
-def make_parser(
-    description: str, data_type: Callable | None = None
-) -> argparse.ArgumentParser:
-    """Return a parser of what every command takes, perhaps with other kinds of data."""
+def make_parser(description: str) -> argparse.ArgumentParser:
+    """Return a parser of the options that every command takes."""
     parser = argparse.ArgumentParser(description=description)
     parser.error = fail  # one line, without the usage
     parser.add_argument(
         "--data",
-        type=data_type or data,
+        type=data,
         help=f"{', '.join(NAMES)}, or an .npz file (default: mnist, or digits)",
     )
     seed = number(int, 0, 2**32 - 1)
@@ -104,8 +102,8 @@ def number(kind: type, low: float, high: float = math.inf) -> Callable:
 
 
 def data(text: str) -> str:
-    """Return the value of an option that names data, or a file."""
-    is_right = text in NAMES or Path(text).is_file()
+    """Return the value of an option that names data, a file, or a folder of them."""
+    is_right = text in NAMES or Path(text).exists()
     require(is_right, f"{', '.join(NAMES)} or an .npz file", text)
     return text
 

@@ -18,7 +18,7 @@ _RESULTS = "robustness.json"
 
 def parse_options(description: str) -> Namespace:
     """Parse the command line, before TensorFlow is loaded."""
-    parser = shared.make_parser(description.splitlines()[0], data_or_folder)
+    parser = shared.make_parser(description.splitlines()[0])
     parser.usage = "python -m pyimagesearch.robustness MODEL.keras [...] [option ...]"
     parser.add_argument(
         "models",
@@ -74,11 +74,6 @@ def parse_options(description: str) -> Namespace:
     if folder and (folder / _RESULTS).exists() and not options.force:
         fail(f"--output: {folder} holds an earlier {_RESULTS}; --force replaces it")
     return options
-
-
-def data_or_folder(text: str) -> str:
-    """Return a value of --data, which may be a folder of pictures here."""
-    return text if Path(text).is_dir() else shared.data(text)
 
 
 def image_range(text: str) -> slice:

@@ -74,11 +74,6 @@ def robust_attack(
     return attack
 
 
-def robust_epochs(eps: float) -> int:
-    """Return how many epochs of MNIST the recipe asks for: 10, and 15 at eps 0.3."""
-    return min(15, max(10, round(7.5 + 25 * eps)))
-
-
 def _shift(images, rng):
     """Shift each image by up to a pixel in both directions."""
     count, height, width, _ = images.shape
