@@ -53,11 +53,8 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     """Return a parser of the options that every command takes."""
     parser = argparse.ArgumentParser(description=description)
     parser.error = fail  # one line, without the usage
-    parser.add_argument(
-        "--data",
-        type=data,
-        help=f"{', '.join(NAMES)}, or an .npz file (default: mnist, or digits)",
-    )
+    kinds = f"{', '.join(NAMES)}, an .npz file, or for a report a folder"
+    parser.add_argument("--data", type=data, help=f"{kinds} (default: mnist or digits)")
     seed = number(int, 0, 2**32 - 1)
     parser.add_argument(
         "--seed", type=seed, default=0, help="seed of all randomness (default: 0)"
@@ -73,7 +70,7 @@ def parse_training(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """Add the options of every training on images from 0 to 1, and parse them all."""
     eps = number(float, 0, 1)
     parser.add_argument(
-        "--eps", type=eps, default=0.1, help="strength of the attack (default: 0.1)"
+        "--eps", type=eps, default=0.1, help="strength, pixels 0 to 1 (default: 0.1)"
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     options = parser.parse_args()
