@@ -85,10 +85,10 @@ def _weakly(value):
 
 
 def takes_class_ids(loss: Loss) -> bool:
-    """Return whether a loss takes class ids, as Keras's sparse ones and ours do."""
+    """Return whether a loss is the one of Keras that takes class ids."""
     function = keras.losses.sparse_categorical_crossentropy
-    kinds = (OnLogits, keras.losses.SparseCategoricalCrossentropy)
-    return isinstance(loss, kinds) or getattr(loss, "func", loss) is function
+    is_object = isinstance(loss, keras.losses.SparseCategoricalCrossentropy)
+    return is_object or getattr(loss, "func", loss) is function
 
 
 def find_classes(targets: np.ndarray, shape: tuple[int, ...], loss: Loss) -> np.ndarray:
