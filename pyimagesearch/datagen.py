@@ -71,7 +71,7 @@ def generate_mixed_adverserial_batch(
         split: Share of normal images; a batch holds `int(total * split)` of them.
         attack: A function `attack(model, images, labels, eps)` that returns
             adversaries; bind its settings with `functools.partial`.
-        rng: checks.Seed or NumPy generator; by default a seed drawn from NumPy's global
+        rng: Seed or NumPy generator; by default a seed drawn from NumPy's global
             state, which `keras.utils.set_random_seed` sets.
 
     Returns:

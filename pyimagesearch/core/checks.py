@@ -54,7 +54,8 @@ def array(name: str, values: np.ndarray, dtype: np.dtype | None = None) -> np.nd
     if result is not None and result.dtype.name == "bfloat16":  # which NumPy lacks
         result = result.astype(np.float32)
     if result is None or result.dtype.kind not in "biuf":
-        got = shown(values)
+        kind = getattr(values, "dtype", None)
+        got = f"an array of {kind}" if kind else shown(values)
         raise TypeError(f"{name} must be an array of real numbers, got {got}")
     with np.errstate(all="ignore"):
         result = result.astype(dtype or result.dtype, copy=False)
@@ -76,7 +77,7 @@ def attack_arguments(
         raise ValueError(f"{name} must be a batch, (n, height, width, ...), got {got}")
     if norm not in (np.inf, 2):
         raise ValueError(f"norm must be inf or 2, got {shown(norm)}")
-    if norm == 2 and np.ndim(eps) > 0:
+    if norm == 2 and (isinstance(eps, list) or getattr(eps, "ndim", 0) > 0):
         raise ValueError(f"eps must be a number for norm 2, got {shown(eps)}")
     strengths = strength(eps, images.shape)
     if clip is None:

@@ -75,11 +75,11 @@ def _behind_last_operation(output):
 def _compiled_from_logits(model):
     """Return whether the loss that a model was compiled with takes logits, or None."""
     losses = keras.tree.flatten(getattr(model, "loss", None))
-    if len(losses) != 1 or losses[0] is None:
-        return None
-    loss = losses[0]
+    loss = losses[0] if len(losses) == 1 else None
     if isinstance(loss, str):
         loss = keras.losses.get(loss)
+    if not callable(loss):
+        return None
     if isinstance(loss, keras.losses.Loss):
         return loss.get_config().get("from_logits")
     parameter = inspect.signature(loss).parameters.get("from_logits")

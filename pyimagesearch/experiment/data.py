@@ -63,6 +63,8 @@ def load_test(chosen: str | None, model, rows: slice) -> tuple[str, Split]:
         data = load_data(chosen)
         images, labels = data.test
         return data.name, (images[rows], labels[rows])
+    from tensorflow.errors import OpError
+
     classes = max(2, model.output_shape[-1])
     try:
         if Path(chosen).is_dir():
@@ -70,9 +72,9 @@ def load_test(chosen: str | None, model, rows: slice) -> tuple[str, Split]:
         ((images, ids),) = _load_npz(chosen, ["test"])
         images, labels = _split("test", images, ids, classes, "the model")
         if rows.start >= len(images):
-            raise ValueError(f"{chosen} must hold image {rows.start}")
-    except ValueError as error:
-        fail(f"--data: {one_line(error)}")
+            raise ValueError(f"it must hold image {rows.start}")
+    except (ValueError, OpError) as error:  # of a file, or a picture
+        fail(f"--data: {chosen}: {one_line(error)}")
     return chosen, (images[rows], labels[rows])
 
 
@@ -80,26 +82,26 @@ def _load_folder(folder, input_shape, classes, rows):
     import keras
 
     colours = {1: "grayscale", 3: "rgb", 4: "rgba"}
-    *size, channels = input_shape[1:]
-    if len(size) != 2 or None in size or channels not in colours:
+    *_, channels = input_shape
+    if len(input_shape) != 4 or None in input_shape[1:] or channels not in colours:
         wanted = "a model of images of a known size, of 1, 3 or 4 channels"
-        raise ValueError(f"{folder} needs {wanted}, got {input_shape}")
+        raise ValueError(f"pictures need {wanted}, got {input_shape}")
     dataset = keras.utils.image_dataset_from_directory(
         folder,
         label_mode="categorical",
         color_mode=colours[channels],
-        image_size=size,
+        image_size=input_shape[1:3],
         batch_size=None,
         seed=0,
     )
     found = len(dataset.class_names)
     if found != classes:
         wanted = f"{classes} folders, a class of the model each"
-        raise ValueError(f"{folder} must hold {wanted}, got {found}")
+        raise ValueError(f"it must hold {wanted}, got {found}")
     share = dataset.skip(rows.start).batch(rows.stop - rows.start)
     for images, labels in share.as_numpy_iterator():
         return images / np.float32(255), labels
-    raise ValueError(f"{folder} must hold image {rows.start}")
+    raise ValueError(f"it must hold image {rows.start}")
 
 
 def load(name: str) -> Data:
@@ -110,13 +112,13 @@ def load(name: str) -> Data:
     1)`; or a ValueError says what is wrong. Keras's data are downloaded once, or a
     ConnectionError says why not. scikit-learn's digits are enlarged to MNIST's size.
     """
-    if name == "digits":
-        train, test = _load_digits()
-    elif name in _FROM_KERAS:
-        train, test = _load_from_keras(name)
-    else:
-        train, test = _load_npz(name, ["train", "test"])
     try:
+        if name == "digits":
+            train, test = _load_digits()
+        elif name in _FROM_KERAS:
+            train, test = _load_from_keras(name)
+        else:
+            train, test = _load_npz(name, ["train", "test"])
         images, labels = _split("train", *train)
         test_images, test_labels = _split("test", *test, labels.shape[1], "y_train")
         if images.shape[1:] != test_images.shape[1:]:
@@ -152,7 +154,7 @@ def _load_npz(path, parts):
     except Exception as error:  # zip, zlib and NumPy raise a dozen kinds
         reason = one_line(str(error).split(". ")[0])  # NumPy's advice is not for users
         wanted = " and ".join(f"x_{part}, y_{part}" for part in parts)
-        raise ValueError(f"{path} is not an .npz file of {wanted}: {reason}") from error
+        raise ValueError(f"no .npz file of {wanted}: {reason}") from error
 
 
 def _load_from_keras(name):
@@ -172,7 +174,7 @@ def _load_from_keras(name):
     except Exception as error:  # what Keras raises
         reason = one_line(error)
         if cached:  # Keras has found the file's checksum to be wrong
-            raise ValueError(f"{min(cached)} was damaged: {reason}") from error
+            raise ValueError(f"{cached[0]} was damaged: {reason}") from error
         missing = f"{name} is neither cached nor downloadable: {reason}"
         raise ConnectionError(missing) from error
     finally:

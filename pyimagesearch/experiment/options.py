@@ -100,7 +100,7 @@ def number(kind: type, low: float, high: float = math.inf) -> Callable:
 
 def data(text: str) -> str:
     """Return the value of an option that names data, a file, or a folder of them."""
-    is_right = text in NAMES or Path(text).exists()
+    is_right = text in NAMES or (text != "" and Path(text).exists())
     require(is_right, f"{', '.join(NAMES)} or an .npz file", text)
     return text
 

@@ -49,7 +49,7 @@ def parse_options(description: str) -> Namespace:
     parser.add_argument(
         "--range",
         nargs=2,
-        type=float,
+        type=shared.number(float, -1e9, 1e9),
         default=[0.0, 1.0],
         metavar=("LOW", "HIGH"),
         help="pixel range that the models expect (default: 0 1)",

@@ -125,6 +125,8 @@ class WatchRobustness(keras.callbacks.Callback):
         self._images, self._labels = data
         self._eps = eps
         self._clip = clip
+        self.accuracies = []
+        self.best_weights = []
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Start anew, as for another fold, or raise if the model is no classifier."""
