@@ -113,9 +113,8 @@ def test_files_that_are_no_npz(npz, tmp_path):
     content[len(content) // 2] ^= 255
     torn.write_bytes(content)
     for path in (torn, tmp_path):
-        with pytest.raises(
-            ValueError, match=f"^{path} is not an .npz file of"
-        ) as raised:
+        message = f"^{path} is not an .npz file of"
+        with pytest.raises(ValueError, match=message) as raised:
             data.load(str(path))
         assert "\n" not in str(raised.value)
 
