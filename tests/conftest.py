@@ -70,17 +70,6 @@ def network_of(*hidden, image_shape=(6, 6, 1)):
     return keras.Sequential([keras.Input(image_shape), *hidden])
 
 
-def two_inputs():
-    first = keras.Input((6, 6, 1))
-    second = keras.Input((6, 6, 1))
-    return keras.Model([first, second], keras.layers.add([first, second]))
-
-
-def two_outputs():
-    image = keras.Input((6, 6, 1))
-    return keras.Model(image, [keras.layers.Flatten()(image), image])
-
-
 def answers(model, images):
     return np.asarray(model(images)).argmax(axis=-1)
 

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import build_classifier, network_of, two_inputs, two_outputs
+from conftest import build_classifier, network_of
 from keras import layers
 from sklearn.linear_model import LogisticRegression
 
@@ -50,6 +50,11 @@ class Endless:
         return 10**9
 
 
+IMAGE = keras.Input(DIMS)
+OTHER_IMAGE = keras.Input(DIMS)
+TWO_INPUTS = keras.Model([IMAGE, OTHER_IMAGE], layers.add([IMAGE, OTHER_IMAGE]))
+TWO_OUTPUTS = keras.Model(IMAGE, [layers.Flatten()(IMAGE), IMAGE])
+
 # Slips that users make: a missing or misplaced argument, data as they were loaded,
 # labels of another count, another network.
 RIGHT_SOMEWHERE = [None, True, IMAGES[0]]
@@ -69,8 +74,8 @@ JUNK = [
     LABELS + 0.5,
     Endless(),
     build_classifier((5, 5, 1)),
-    two_inputs(),
-    two_outputs(),
+    TWO_INPUTS,
+    TWO_OUTPUTS,
 ]
 
 
@@ -174,7 +179,7 @@ ON_LOGITS = {"model": REGRESSION, "from_logits": True}
         (report, {"eps": []}, "eps must be a number, or several"),
         (report, {"eps": [[0.1, 0.0]]}, "eps must be a number, or several"),
         (report, {"from_logits": "no"}, "from_logits must be"),
-        (report, {"model": two_outputs()}, "one output"),
+        (report, {"model": TWO_OUTPUTS}, "one output"),
         (report, {"model": network_of(layers.Conv2D(3, 1))}, "a row of classes"),
         (report, {"model": BROKEN}, "NaN or infinity for 12 of 12"),
         (report, {"model": NOISY}, "answers at random: .* differ"),

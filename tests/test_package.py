@@ -30,9 +30,8 @@ FLOORS = [
 
 
 def floor(module):
-    return max(
-        i for i, name in enumerate(FLOORS) if f"{module}.".startswith(f"{name}.")
-    )
+    floors = [i for i, name in enumerate(FLOORS) if f"{module}.".startswith(f"{name}.")]
+    return max(floors)
 
 
 def imports():

@@ -7,11 +7,7 @@ import pytest
 from benchmark import art_classifier
 from conftest import answers, as_shown, build_classifier, network_of
 from keras import layers, ops
-from keras.losses import (
-    BinaryCrossentropy,
-    CategoricalCrossentropy,
-    SparseCategoricalCrossentropy,
-)
+from keras.losses import BinaryCrossentropy, SparseCategoricalCrossentropy
 from keras.metrics import BinaryAccuracy
 
 from pyimagesearch.fgsm import generate_image_adversary
@@ -282,8 +278,9 @@ def test_worst_case_is_no_weaker_than_arts_auto_pgd(digits):
     model, test = digits
     images, labels = [array[:20] for array in test]
     logits = network_of(*model.layers[:-1], image_shape=(28, 28, 1))
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True)
     attack = art.AutoProjectedGradientDescent(
-        art_classifier(logits, CategoricalCrossentropy(from_logits=True), clip=(0, 1)),
+        art_classifier(logits, loss, clip=(0.0, 1.0)),
         eps=0.07,
         max_iter=20,
         nb_random_init=1,
