@@ -111,7 +111,10 @@ def art_classifier(model, loss, clip=None):
     """Wrap a model for ART, which is imported where no memory is measured."""
     from art.estimators.classification import TensorFlowV2Classifier
 
-    return TensorFlowV2Classifier(model, 10, DIMS, loss_object=loss, clip_values=clip)
+    classes = model.output_shape[-1]
+    return TensorFlowV2Classifier(
+        model, classes, model.input_shape[1:], loss_object=loss, clip_values=clip
+    )
 
 
 def fgsm_rivals(model, images, labels):

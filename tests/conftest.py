@@ -2,7 +2,10 @@
 
 import contextlib
 import os
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")  # other tests run on other cores
@@ -13,13 +16,27 @@ import pytest
 import tensorflow as tf
 
 from pyimagesearch.experiment.data import load
-from pyimagesearch.simplecnn import SimpleCNN
+
+ROOT = Path(__file__).parent.parent
 
 # Two devices to distribute a training over.
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
     [tf.config.LogicalDeviceConfiguration()] * 2,
 )
+
+
+def run_python(*arguments, **environment):
+    """Run Python in a process of its own, with TensorFlow's start-up lines."""
+    environment = os.environ | environment
+    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=environment,
+    )
 
 
 @contextlib.contextmanager
@@ -44,29 +61,13 @@ def seeded():
 
 def build_classifier(image_shape=(6, 6, 1), classes=3, activation="softmax"):
     """Build a smooth little network, so that finite differences are exact enough."""
-    return keras.Sequential(
-        [
-            keras.Input(image_shape),
-            keras.layers.Conv2D(4, 3, activation="tanh"),
-            keras.layers.Flatten(),
-            keras.layers.Dense(classes, activation=activation),
-        ]
-    )
+    hidden = [keras.layers.Conv2D(4, 3, activation="tanh"), keras.layers.Flatten()]
+    answer = keras.layers.Dense(classes, activation=activation)
+    return network_of(*hidden, answer, image_shape=image_shape)
 
 
 def network_of(*hidden, image_shape=(6, 6, 1)):
     return keras.Sequential([keras.Input(image_shape), *hidden])
-
-
-def two_inputs():
-    first = keras.Input((6, 6, 1))
-    second = keras.Input((6, 6, 1))
-    return keras.Model([first, second], keras.layers.add([first, second]))
-
-
-def two_outputs():
-    image = keras.Input((6, 6, 1))
-    return keras.Model(image, [keras.layers.Flatten()(image), image])
 
 
 def answers(model, images):
@@ -93,26 +94,6 @@ def stripes(count):
     return images.copy(), one_hot
 
 
-def counted_mse():
-    """Return a loss, and a list that grows whenever the loss is traced."""
-    traced = []
-
-    def loss(targets, outputs):
-        traced.append(outputs.shape)
-        return keras.losses.mean_squared_error(targets, outputs)
-
-    return loss, traced
-
-
-def under_policy(policy, build, *args):
-    """Build a model under one of Keras's dtype policies."""
-    keras.config.set_dtype_policy(policy)
-    try:
-        return build(*args)
-    finally:
-        keras.config.set_dtype_policy("float32")
-
-
 def saturate(model, factor=3000):
     """Scale the last weights, so that float32 rounds the probabilities to 0 and 1."""
     last = [layer for layer in model.layers if layer.get_weights()][-1]
@@ -120,25 +101,17 @@ def saturate(model, factor=3000):
     return model
 
 
-def art_classifier(model, loss, clip=(0.0, 1.0)):
-    """Wrap a model for the Adversarial Robustness Toolbox."""
-    from art.estimators.classification import TensorFlowV2Classifier
-
-    classes = model.output_shape[-1]
-    return TensorFlowV2Classifier(
-        model, classes, model.input_shape[1:], loss_object=loss, clip_values=clip
-    )
-
-
 @pytest.fixture(scope="session")
 def digits():
-    """A SimpleCNN trained on scikit-learn's digits, the training and the test data."""
+    """A network trained on scikit-learn's digits, and the test data."""
     keras.utils.set_random_seed(1)
     data = load("digits")
-    model = SimpleCNN.build(28, 28, 1, 10)
-    model.compile("adam", "categorical_crossentropy", metrics=["accuracy"])
-    model.fit(*data.train, batch_size=16, epochs=8, verbose=0)
-    return model, data.train, data.test
+    convolution = keras.layers.Conv2D(8, 3, strides=2, activation="relu")
+    answer = [keras.layers.Flatten(), keras.layers.Dense(10), keras.layers.Softmax()]
+    model = network_of(convolution, *answer, image_shape=(28, 28, 1))
+    model.compile("adam", "categorical_crossentropy")
+    model.fit(*data.train, batch_size=16, epochs=4, verbose=0)
+    return model, data.test
 
 
 @pytest.fixture(scope="session")
@@ -149,13 +122,8 @@ def tiny_data(tmp_path_factory):
     images = rng.integers(60, size=(300, 8, 8), dtype=np.uint8)
     images += np.uint8(120 * np.repeat(np.eye(3, 4), 2, axis=1)[labels])[:, np.newaxis]
     path = tmp_path_factory.mktemp("data") / "tiny.npz"
-    np.savez(
-        path,
-        x_train=images[:200],
-        y_train=labels[:200],
-        x_test=images[200:],
-        y_test=labels[200:],
-    )
+    train = {"x_train": images[:200], "y_train": labels[:200]}
+    np.savez(path, **train, x_test=images[200:], y_test=labels[200:])
     return path
 
 

@@ -1,27 +1,20 @@
 """The commands `python -m pyimagesearch.robustness` and `.training`."""
 
 import json
-import os
 import re
-import subprocess
 import sys
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import build_classifier, network_of
+from conftest import build_classifier, network_of, run_python
 
 from pyimagesearch.experiment import files
 from pyimagesearch.experiment.console import run_script
 from pyimagesearch.robustness import __main__ as command
 from pyimagesearch.robustness import evaluate
-from pyimagesearch.simplecnn import SimpleCNN
 from pyimagesearch.training import __main__ as training
-
-ROOT = Path(__file__).parent.parent
-REPORT = "pyimagesearch.robustness"
 
 
 @pytest.fixture
@@ -51,8 +44,8 @@ def table_of(printed):
 @pytest.mark.slow
 def test_report_on_a_finished_runs_models_in_its_folder(digits, tmp_path, run_command):
     """In a process of its own; it leaves the run's files alone."""
-    model, _, (images, labels) = digits
-    networks = {"trained": model, "defended": SimpleCNN.build(28, 28, 1, 10)}
+    model, (images, labels) = digits
+    networks = {"trained": model, "defended": build_classifier((28, 28, 1), 10)}
     paths = {name: str(tmp_path / f"{name}.keras") for name in networks}
     for name, network in networks.items():
         scale = keras.layers.Rescaling(1 / 255)
@@ -60,17 +53,11 @@ def test_report_on_a_finished_runs_models_in_its_folder(digits, tmp_path, run_co
     for name in ("results.json", "accuracy.png"):
         (tmp_path / name).write_text(f"the run's {name}")
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    given = ["--data", "digits", "--images", "330:5000", "--queries", 100]
-    given += ["--steps", 20, "--range", 0, 255, "--eps", 12.75, 25.5]
+    given = ["--data", "digits", "--images", "330:5000", "--queries", 50]
+    given += ["--steps", 5, "--range", 0, 255, "--eps", 12.75, 25.5]
     given += ["--fail-under", 0.999, "--output", tmp_path]
 
-    finished = subprocess.run(
-        [sys.executable, "-m", REPORT, *paths.values(), *map(str, given)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"},
-    )
+    finished = run_python("-m", command.__package__, *paths.values(), *given)
     assert finished.returncode == 1
     *warned, last = finished.stderr.splitlines()
     assert all(line.startswith("warning: model ") for line in warned)
@@ -83,7 +70,7 @@ def test_report_on_a_finished_runs_models_in_its_folder(digits, tmp_path, run_co
 
     results = json.loads((tmp_path / "robustness.json").read_text())
     settings = {"models": paths, "data": "digits", "images": 30, "first image": 330}
-    settings |= {"queries": 100, "steps": 20, "range": [0, 255], "seed": 0}
+    settings |= {"queries": 50, "steps": 5, "range": [0, 255], "seed": 0}
     assert settings.items() <= results.items()
     rows = []
     for column, (name, cases) in enumerate(results["results"].items(), 2):
@@ -209,7 +196,10 @@ def test_models_that_do_not_fit_are_one_line(tmp_path, run_command):
 def tiny_network(tmp_path):
     """The path of a network for the tiny data."""
     path = tmp_path / "tiny.keras"
-    SimpleCNN.build(8, 8, 1, 3).save(path)
+    hidden = [keras.layers.Conv2D(4, 3, activation="relu"), keras.layers.Flatten()]
+    answer = keras.layers.Dense(3, activation="softmax")
+    dropout = keras.layers.Dropout(0.5)
+    network_of(*hidden, dropout, answer, image_shape=(8, 8, 1)).save(path)
     return path
 
 
@@ -218,6 +208,7 @@ def test_training_command_fine_tunes_a_network_and_checks_it(
 ):
     folder = tmp_path / "run"
     arguments = [tiny_network, "--data", tiny_data, "--output", folder, "--quiet"]
+    arguments += ["--eps", 0.5]  # so that few images are left for a thousand queries
 
     def run():
         status, printed, error = run_command(training, *arguments, "--epochs", 2)

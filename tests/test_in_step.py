@@ -158,31 +158,6 @@ def test_images_do_not_stay_in_memory_after_fit(model):
     assert reference() is None
 
 
-class OnePyDataset(keras.utils.PyDataset):
-    def __getitem__(self, index):
-        return BATCH
-
-
-@pytest.mark.parametrize(
-    ("batches", "error", "message"),
-    [
-        (iter([]), ValueError, "must .*got an empty one"),
-        (5, TypeError, "must be an iterator or a list, got 5"),
-        (OnePyDataset(), TypeError, "must be an iterator or a list, got <.*PyDataset"),
-        ([{"images": ONES}], TypeError, "must be tuples of arrays"),
-        ([({"image": ONES}, TARGETS)], TypeError, "must be tuples of arrays"),
-        ([(ONES, [TARGETS, ONES])], TypeError, "must be tuples of arrays"),
-        ([(ONES, None)], TypeError, "must be tuples of arrays"),
-        ([(ONES, 1.0)], TypeError, "must be tuples of arrays, a row an image"),
-        ([(ONES, TARGETS[1:])], TypeError, "must be tuples of arrays, a row an image"),
-    ],
-)
-def test_what_is_no_batch_fails_at_the_call(batches, error, message):
-    with pytest.raises(error, match=f"batches {message}") as raised:
-        in_step(batches)
-    assert len(str(raised.value)) <= 300 and "\n" not in str(raised.value)
-
-
 def test_weighted_batches_train_as_they_do_from_a_bare_generator(model):
     batch = ONES, TARGETS, np.arange(4.0)
     before = model.get_weights()

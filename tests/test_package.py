@@ -1,29 +1,15 @@
 """The package's shape, and what a program sees before TensorFlow is loaded."""
 
 import ast
-import os
-import subprocess
-import sys
 import zipfile
-from pathlib import Path
 
 import pytest
+from conftest import ROOT, run_python
 
-ROOT = Path(__file__).parent.parent
 FIRST = "train_adversarial_defense"
 SECOND = "train_mixed_adversarial_defense"
 REPORT = "pyimagesearch.robustness"
 RECIPE = "pyimagesearch.training"
-
-
-def run_python(*arguments, **environment):
-    return subprocess.run(
-        [sys.executable, *arguments],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=os.environ | environment,
-    )
 
 
 # What may import what: each row only what stands in the rows above it, and itself.
@@ -44,9 +30,8 @@ FLOORS = [
 
 
 def floor(module):
-    return max(
-        i for i, name in enumerate(FLOORS) if f"{module}.".startswith(f"{name}.")
-    )
+    floors = [i for i, name in enumerate(FLOORS) if f"{module}.".startswith(f"{name}.")]
+    return max(floors)
 
 
 def imports():

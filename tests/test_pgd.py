@@ -7,7 +7,6 @@ import tensorflow as tf
 from conftest import (
     answers,
     build_classifier,
-    counted_mse,
     gradients,
     network_of,
     no_warning,
@@ -203,14 +202,6 @@ def test_losses_are_those_of_the_literature(loss):
     adversaries = fgsm(model, images, labels, 1.0, loss=loss, norm=2)
     slopes /= np.linalg.norm(slopes, axis=1, keepdims=True)
     assert_allclose(adversaries - images, slopes, atol=1e-5)
-
-
-def test_compiled_once_for_all_settings_of_a_norm(model, images, labels):
-    loss, traced = counted_mse()
-    for n in (1, 7, 20):
-        attack = functools.partial(pgd, model, images[:n], labels[:n], 0.1 * n)
-        attack(steps=n, step_size=0.1 / n, clip=(0, n), loss=loss)
-    assert set(traced) == {(None, 3)} and len(traced) <= 2  # a loop may trace twice
 
 
 def test_shrinking_steps_go_from_twice_eps_to_a_hundredth_of_it():

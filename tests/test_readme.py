@@ -1,15 +1,14 @@
 import contextlib
 import re
 import runpy
-from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from pyimagesearch.experiment.options import parse_mixed_options, parse_options
 from pyimagesearch.robustness import __main__ as report
 from pyimagesearch.training import __main__ as recipe
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 EXAMPLES = {path.name: path for path in (ROOT / "tests" / "examples").iterdir()}
 
