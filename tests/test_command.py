@@ -136,7 +136,7 @@ def test_report_takes_pictures_from_a_folder_for_each_class(images_of, tmp_path)
     np.testing.assert_array_equal(labels_of_share, labels[3:7])
     assert "must hold image 20" in images_of(folder, "20:30")
     flat = keras.Sequential([keras.Input((108,)), keras.layers.Dense(3)])
-    assert "needs a model of images of a known size" in images_of(folder, 20, flat)
+    assert "need a model of images of a known size" in images_of(folder, 20, flat)
     (folder / "eels").mkdir()
     assert "must hold 3 folders, a class of the model each" in images_of(folder, 20)
 

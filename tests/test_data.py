@@ -88,8 +88,8 @@ class Bomb:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"y_test": None}, "not an .npz file .*y_test"),
-        ({"x_train": np.array([Bomb()])}, "not an .npz file .*pickle"),
+        ({"y_test": None}, "no .npz file .*y_test"),
+        ({"x_train": np.array([Bomb()])}, "no .npz file .*pickle"),
         ({"x_train": np.zeros((6, 4))}, r"x_train .*\(6, 4\)"),
         ({"x_train": np.full((6, 4, 5), np.nan)}, "x_train .*nan"),
         ({"x_test": np.zeros((2, 4, 6))}, "x_test .*shape"),
@@ -113,7 +113,7 @@ def test_files_that_are_no_npz(npz, tmp_path):
     content[len(content) // 2] ^= 255
     torn.write_bytes(content)
     for path in (torn, tmp_path):
-        message = f"^{path} is not an .npz file of"
+        message = f"^{path}: no .npz file of"
         with pytest.raises(ValueError, match=message) as raised:
             data.load(str(path))
         assert "\n" not in str(raised.value)
