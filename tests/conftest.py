@@ -30,12 +30,9 @@ def run_python(*arguments, **environment):
     """Run Python in a process of its own, with TensorFlow's start-up lines."""
     environment = os.environ | environment
     environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
+    command = [sys.executable, *map(str, arguments)]
     return subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=environment,
+        command, capture_output=True, text=True, cwd=ROOT, env=environment
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import build_classifier, network_of
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from keras import layers
 from numpy.testing import assert_allclose, assert_array_equal
@@ -74,6 +74,7 @@ LABEL_FORMATS = [
     split=st.floats(0, 1),
     label_format=st.sampled_from(LABEL_FORMATS),
 )
+@example(total=10, spare=0, split=1.0, label_format=LABEL_FORMATS[0])  # no adversary
 def test_batches(total, spare, split, label_format):
     normal = int(total * split)
     count = max(normal, total - normal) + spare  # both halves may hold all images

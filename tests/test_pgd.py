@@ -118,18 +118,19 @@ BINARY = functools.partial(losses.binary_crossentropy, from_logits=True)
 
 
 @pytest.mark.parametrize(
-    ("outputs", "loss", "each_loss"),
+    ("outputs", "loss", "each_loss", "largest"),
     [
-        (1, "cross_entropy", BINARY),
-        (1, "mse", losses.mean_squared_error),
-        (2, BINARY, BINARY),  # several labels, which happen to be one-hot
+        (1, "cross_entropy", BINARY, 1),
+        (1, "mse", losses.mean_squared_error, 1),
+        (2, "mse", losses.mean_squared_error, 0.7),  # of a regression
+        (2, BINARY, BINARY, 1),  # several labels, which happen to be one-hot
     ],
 )
 def test_restarts_without_classes_keep_the_highest_loss(
-    images, outputs, loss, each_loss
+    images, outputs, loss, each_loss, largest
 ):
     model = build_classifier(classes=outputs, activation=None)
-    targets = np.eye(2, dtype=np.float32)[np.arange(20) % 2, :outputs]
+    targets = largest * np.eye(2, dtype=np.float32)[np.arange(20) % 2, :outputs]
     attack = functools.partial(
         pgd, model, images, targets, 0.1, steps=1, step_size=0.01, loss=loss, rng=2
     )
