@@ -82,15 +82,15 @@ def main():
     order = np.random.default_rng(0).permutation(len(images))
     out = order[:HELD_OUT]
     rest = order[HELD_OUT:]
+    data = (images[rest], labels[rest])
+    held_out = (images[out], labels[out])
     print(f"{'':24}{'PGD':>8}{'chords':>8}{'worst':>8}")
     for name, choice in CHOICES.items():
         with choice:
-            data = (images[rest], labels[rest])
             model = train(options.model, data, options.eps, options.epochs)
         report = evaluate_robustness(
             model,
-            images[out],
-            labels[out],
+            *held_out,
             options.eps,
             steps=20,
             queries=300,

@@ -37,8 +37,7 @@ def projected_gradient_descent(
     resistant to adversarial attacks", 2017). `random_start=False, step_size=eps /
     steps` is BIM (Kurakin et al., "Adversarial examples in the physical world", 2016),
     `steps=1` the single step from a random start of Wong et al. ("Fast is better than
-    free", 2020). Arguments that are not listed, warnings and errors are those of
-    `generate_image_adversary`.
+    free", 2020). Warnings and errors are those of `generate_image_adversary`.
 
     Args:
         model: A Keras model that maps one image tensor to one output.
@@ -59,9 +58,9 @@ def projected_gradient_descent(
             then a model is fooled if it answers with the label.
         norm: `np.inf` or 2, the norm of the eps-ball and of the steps.
         chords: Whether every other gradient, from the first on, sees through the
-            model's first ReLUs (`core.chords`), behind which robust training hides. It
-            changes nothing where ReLUs are no operations of their own, as those of
-            `activation="relu"`, `Activation("relu")` and `ReLU()` are.
+            model's first ReLUs (`core.chords`), behind which robust training hides.
+            It sees those of `activation="relu"`, `Activation("relu")` and `ReLU()`, in
+            models of any kind; where there are none, it changes nothing.
         rng: Seed or NumPy generator of the starts; by default a seed drawn from NumPy's
             global state. A seed, unlike a generator, repeats its starts in each call.
 

@@ -89,8 +89,8 @@ class _InStep(tf.data.Dataset):
             raise TypeError("in_step is for Keras 3, got a model of tf_keras")
         is_keras = name.startswith("keras.")
         epochs = caller.f_locals.get("self")
-        has_no_end = is_keras and getattr(epochs, "steps_per_epoch", 0) is None
-        if has_no_end and self._is_endless:
+        lacks_steps = getattr(epochs, "steps_per_epoch", 0) is None
+        if is_keras and lacks_steps and self._is_endless:
             raise ValueError(
                 "specify a `steps_per_epoch` (or `steps`) for batches that may never "
                 "end, as from a generator"

@@ -52,7 +52,8 @@ def find_logits(
         from_logits = _compiled_from_logits(model)
         if from_logits is None and not is_single:
             with tf.init_scope():  # not in the function that is being traced
-                from_logits = not are_probabilities(example_output(model, images, 4))
+                examples = example_output(model, images, len(images))
+            from_logits = not are_probabilities(examples)
         if from_logits is None and is_judged:
             raise ValueError(SINGLE_SCORE)
     if from_logits is False and behind is None:

@@ -168,6 +168,7 @@ def _load_from_keras(name):
     found = [*home.glob(files), *Path("/tmp/.keras").glob(files)]
     # After a download that failed it leaves an empty folder.
     cached = [path for path in found if path.is_file() or any(path.iterdir())]
+    usual_timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_PATIENCE)
     try:
         return getattr(keras.datasets, name).load_data()
@@ -178,7 +179,7 @@ def _load_from_keras(name):
         missing = f"{name} is neither cached nor downloadable: {reason}"
         raise ConnectionError(missing) from error
     finally:
-        socket.setdefaulttimeout(None)
+        socket.setdefaulttimeout(usual_timeout)
 
 
 def _split(part, images, ids, classes=None, owner=None):
@@ -198,8 +199,11 @@ def _split(part, images, ids, classes=None, owner=None):
         got = f"{images.dtype} from {low:g} to {high:g}"
         raise ValueError(f"x_{part} must be integers to 255 or floats to 1, got {got}")
     if largest == 255 and 0 < high < 128:
-        text = f"x_{part} has integers up to {high} only, but is divided by 255"
-        warnings.warn(f"{text}: scale it", stacklevel=2)
+        warnings.warn(
+            f"x_{part} has integers up to {high} only, but is divided by 255: scale it "
+            "to 0 to 255, or to floats from 0 to 1",
+            stacklevel=2,
+        )
     count = len(images)
     if ids.shape not in ((count,), (count, 1)) or ids.dtype.kind not in "ui":
         got = f"{ids.dtype} of shape {ids.shape}"

@@ -108,12 +108,12 @@ def _draw_adversaries(images, adversaries, labels, predict, eps, clip):
             axis.set(xticks=[], yticks=[])
             axis.imshow(picture, cmap=colours, vmin=0, vmax=1)
         if axes is not between:
-            _frame(axes, labels, keras.ops.softmax(predict(values)).numpy())
+            _frame(axes, labels[:count], keras.ops.softmax(predict(values)).numpy())
     return figure
 
 
 def _frame(axes, labels, probabilities):
-    for axis, label, row in zip(axes, labels, probabilities, strict=False):
+    for axis, label, row in zip(axes, labels, probabilities, strict=True):
         answer = row.argmax()
         is_right = answer == label
         colour, width = _RIGHT if is_right else _WRONG
